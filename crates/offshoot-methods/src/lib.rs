@@ -1,0 +1,1 @@
+//! The training loop and the methods that make and derive families.

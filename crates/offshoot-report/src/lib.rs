@@ -1,0 +1,1 @@
+//! A catalog in, one self-contained HTML page out.
