@@ -1,1 +1,4 @@
 //! The training loop and the methods that make and derive families.
+
+pub mod elastic;
+pub mod train;

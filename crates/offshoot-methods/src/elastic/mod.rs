@@ -1,0 +1,3 @@
+//! Elastic pre-training: one parent and its sub-networks trained at once.
+
+pub mod sampling;
