@@ -1,1 +1,23 @@
-//! Architectures that can be viewed: forward passes, weights in and out, and materialize.
+//! Architectures that can be viewed: forward passes, weights in and out, and `materialize`.
+//!
+//! Three nouns: a [`Network`] knows the tensors and the forward pass of one architecture; [`Weights`] are its tensors by
+//! name, on a device; a [`Plan`](materialize::Plan) is a view compiled to one copy per tensor, run on the device for training
+//! or from file to file for export. A sub-network is never state of a network: it is other weights for the same code.
+//!
+//! Only this crate and the kernels name the tensor library; [`tensor`] is the door through which the methods reach it.
+
+pub mod checkpoint;
+pub mod hf;
+pub mod materialize;
+pub mod network;
+pub mod positions;
+pub mod safetensors;
+pub mod spec;
+pub mod tensor;
+pub mod vit;
+pub mod weights;
+
+pub use checkpoint::{Checkpoint, CheckpointError};
+pub use network::{DropPath, Features, Network, open};
+pub use spec::{Dim, Init, TensorSpec};
+pub use weights::{Weight, Weights};

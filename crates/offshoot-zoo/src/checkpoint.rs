@@ -1,0 +1,267 @@
+//! Checkpoint folders in the Hugging Face layout: opened with every name and shape checked, written one tensor at a time.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use offshoot_family::catalog::Preprocessing;
+use offshoot_family::files::{content_hash, write_atomic};
+use offshoot_family::{Architecture, View};
+use serde_json::Value;
+
+use crate::hf::{self, Layout};
+use crate::materialize::{self, Plan, ViewError};
+use crate::network::{Network, NetworkError, open};
+use crate::safetensors::{self, SafetensorsError, SafetensorsFile};
+use crate::tensor::Device;
+use crate::weights::{Weight, Weights};
+
+/// Name of the weights file in a folder.
+pub const WEIGHTS: &str = "model.safetensors";
+/// Largest JSON file of a checkpoint that is read, in bytes.
+const MAX_JSON: u64 = 1 << 20;
+
+/// Why a checkpoint cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The configuration is not one.
+    #[error("{path}: {reason}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The weights file is not one.
+    #[error(transparent)]
+    Weights(#[from] SafetensorsError),
+    /// The weights are not those that the configuration asks for.
+    #[error("{path}: {reason}")]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// The first few differences.
+        reason: String,
+    },
+    /// The numbers make no network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A view does not fit the parent.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// A view was made for other weights.
+    #[error("the view was made for parent {wanted}, but {path} is {found}")]
+    OtherParent {
+        /// The weights file at hand.
+        path: PathBuf,
+        /// Hash in the view.
+        wanted: String,
+        /// Hash of the file.
+        found: String,
+    },
+}
+
+impl CheckpointError {
+    /// What to do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Some("a checkpoint folder holds config.json and model.safetensors".into())
+            }
+            Self::Weights(SafetensorsError::Invalid { .. }) => {
+                Some("the file is damaged or was not fully copied: compare its size with the original's".into())
+            }
+            Self::Mismatch { .. } => Some("config.json and model.safetensors belong to different models".into()),
+            Self::OtherParent { .. } => {
+                Some("the parent was changed after the family was made: restore it or make the family again".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// An opened checkpoint folder: its network, and its weights still on disk.
+pub struct Checkpoint {
+    network: Box<dyn Network>,
+    layout: Layout,
+    file: SafetensorsFile,
+}
+
+impl Checkpoint {
+    /// Opens `folder`, checking names and shapes of all tensors against its configuration before anything is loaded.
+    ///
+    /// # Errors
+    /// Says which file is wrong and in what.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        let path = folder.join("config.json");
+        let config = read_json(&path)?;
+        let architecture = hf::architecture(&config).map_err(|reason| CheckpointError::Config { path, reason })?;
+        let network = open(&architecture)?;
+        let layout = network.layout();
+        let file = SafetensorsFile::open(&folder.join(WEIGHTS))?;
+        check_names(&layout, &file)?;
+        Ok(Self { network, layout, file })
+    }
+
+    /// What it is.
+    pub fn network(&self) -> &dyn Network {
+        self.network.as_ref()
+    }
+
+    /// Content hash of its weights file, hex.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn hash(&self) -> Result<String, CheckpointError> {
+        let path = self.file.path();
+        content_hash(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })
+    }
+
+    /// All its weights on `device`, under our names.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn weights(&self, device: &Device) -> Result<Weights, CheckpointError> {
+        let mut weights = Weights::new();
+        for spec in self.network.specs() {
+            weights.insert(&spec.name, Weight::from_values(self.tensor(&spec.name)?, spec.shape(), device));
+        }
+        Ok(weights)
+    }
+
+    /// The elements of our tensor `name`, put together from its parts in the file.
+    fn tensor(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
+        let mut parts = self.layout.tensors.iter().filter(|t| t.tensor == name).map(|t| self.file.read(&t.name));
+        let mut values = parts.next().unwrap_or_else(|| panic!("the layout has no tensor `{name}`"))?;
+        for part in parts {
+            values.extend(part?);
+        }
+        Ok(values)
+    }
+
+    /// The plan of the child that `view` makes of this parent, and its network.
+    ///
+    /// # Errors
+    /// If the view does not fit.
+    pub fn plan(&self, view: &View) -> Result<(Box<dyn Network>, Plan), CheckpointError> {
+        let child = open(&view.child)?;
+        let plan = materialize::compile(&self.network.specs(), Some(&child.specs()), view)?;
+        Ok((child, plan))
+    }
+
+    /// Writes the child that `view` makes of this parent as a folder of its own, one tensor at a time from file to file. The
+    /// weights file is written before `config.json`, so that a folder with a configuration is whole.
+    ///
+    /// # Errors
+    /// If the view does not fit, or a file cannot be read or written.
+    pub fn export_child(&self, view: &View, preprocessing: &Preprocessing, folder: &Path) -> Result<(), CheckpointError> {
+        let (child, plan) = self.plan(view)?;
+        let layout = child.layout();
+        // The parts of one tensor stand next to each other: remember the last one made.
+        let mut last: Option<(String, Vec<f32>)> = None;
+        safetensors::write(&folder.join(WEIGHTS), &layout.shapes(), |i| {
+            let part = &layout.tensors[i];
+            if last.as_ref().is_none_or(|(name, _)| *name != part.tensor) {
+                let entry = plan.iter().find(|entry| entry.name == part.tensor);
+                let entry = entry.unwrap_or_else(|| panic!("the plan has no tensor `{}`", part.tensor));
+                last = None;
+                last = Some((part.tensor.clone(), entry.on_host(&self.tensor(&entry.parent)?)));
+            }
+            let (_, values) = last.as_ref().expect("it was just made");
+            Ok::<_, CheckpointError>(rows(values, part.rows).to_vec())
+        })?;
+        write_json(&folder.join("preprocessor_config.json"), &hf::preprocessor(preprocessing))?;
+        write_json(&folder.join("config.json"), &layout.config)
+    }
+}
+
+/// The rows of a tensor that a part of the layout takes.
+fn rows(values: &[f32], rows: Option<(usize, usize, usize)>) -> &[f32] {
+    match rows {
+        None => values,
+        Some((start, end, of)) => {
+            let row = values.len() / of;
+            &values[start * row..end * row]
+        }
+    }
+}
+
+/// Writes `weights` as a checkpoint folder of `network`.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn save(
+    network: &dyn Network,
+    weights: &Weights,
+    preprocessing: &Preprocessing,
+    folder: &Path,
+) -> Result<(), CheckpointError> {
+    let layout = network.layout();
+    safetensors::write(&folder.join(WEIGHTS), &layout.shapes(), |i| {
+        let part = &layout.tensors[i];
+        let weight = weights.get(&part.tensor).unwrap_or_else(|| panic!("no weight `{}`", part.tensor));
+        Ok::<_, CheckpointError>(rows(&weight.values(), part.rows).to_vec())
+    })?;
+    write_json(&folder.join("preprocessor_config.json"), &hf::preprocessor(preprocessing))?;
+    write_json(&folder.join("config.json"), &layout.config)
+}
+
+/// Reads a JSON file of a checkpoint, bounded in size.
+fn read_json(path: &Path) -> Result<Value, CheckpointError> {
+    let io = |source| CheckpointError::Io { path: path.to_owned(), source };
+    let config = |reason: String| CheckpointError::Config { path: path.to_owned(), reason };
+    let mut text = Vec::new();
+    std::fs::File::open(path).map_err(io)?.take(MAX_JSON + 1).read_to_end(&mut text).map_err(io)?;
+    if text.len() as u64 > MAX_JSON {
+        return Err(config(format!("larger than {MAX_JSON} bytes")));
+    }
+    serde_json::from_slice(&text).map_err(|e| config(format!("not JSON: {e}")))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {
+    write_atomic(path, |out| {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        out.write_all(b"\n")
+    })
+    .map_err(|source| CheckpointError::Io { path: path.to_owned(), source })
+}
+
+fn check_names(layout: &Layout, file: &SafetensorsFile) -> Result<(), CheckpointError> {
+    let mut differences = Vec::new();
+    for tensor in &layout.tensors {
+        match file.shape(&tensor.name) {
+            None => differences.push(format!("`{}` is missing", tensor.name)),
+            Some(shape) if shape != tensor.shape => {
+                differences.push(format!("`{}` is {shape:?}, the configuration asks for {:?}", tensor.name, tensor.shape));
+            }
+            Some(_) => {}
+        }
+    }
+    let unknown = file.names().into_iter().filter(|name| layout.tensors.iter().all(|t| t.name != *name));
+    differences.extend(unknown.map(|name| format!("`{name}` is not part of it")));
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let more = differences.len().saturating_sub(4);
+    differences.truncate(4);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let path = file.path().to_owned();
+    Err(CheckpointError::Mismatch { path, reason: format!("{}{more}", differences.join("; ")) })
+}
+
+/// The architecture a checkpoint folder holds, from its configuration alone.
+///
+/// # Errors
+/// If the configuration cannot be read or describes no network here.
+pub fn architecture(folder: &Path) -> Result<Architecture, CheckpointError> {
+    let path = folder.join("config.json");
+    hf::architecture(&read_json(&path)?).map_err(|reason| CheckpointError::Config { path, reason })
+}

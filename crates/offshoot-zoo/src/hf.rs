@@ -1,0 +1,185 @@
+//! Hugging Face folders: how a network's tensors are named and cut there, and the JSON files beside them.
+
+use offshoot_family::catalog::Preprocessing;
+use offshoot_family::{Architecture, Vit};
+use serde_json::{Value, json};
+
+/// One tensor as a Hugging Face file has it: some rows of one of ours, perhaps under another shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayoutTensor {
+    /// Name in the file.
+    pub name: String,
+    /// Shape in the file.
+    pub shape: Vec<usize>,
+    /// Our tensor that it is part of.
+    pub tensor: String,
+    /// Which rows of ours, `[start, end)`, and of how many; none for all of it.
+    pub rows: Option<(usize, usize, usize)>,
+}
+
+/// A network as a Hugging Face folder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layout {
+    /// Every tensor of `model.safetensors`. Parts of one of our tensors stand next to each other, in row order.
+    pub tensors: Vec<LayoutTensor>,
+    /// `config.json`.
+    pub config: Value,
+    /// The transformers class that opens the folder.
+    pub class: &'static str,
+}
+
+impl Layout {
+    /// Names and shapes in the file, in its order.
+    pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect()
+    }
+
+    /// Bytes of the exported fp32 weights file.
+    pub fn bytes(&self) -> u64 {
+        crate::safetensors::file_bytes(self.tensors.iter().map(|t| (t.name.as_str(), &t.shape[..])))
+    }
+}
+
+/// The layout of transformers' `Dinov2Model`.
+pub(crate) fn vit_layout(vit: &Vit) -> Layout {
+    let width = vit.width;
+    let mut tensors = Vec::new();
+    let mut whole = |name: String, shape: Vec<usize>, tensor: &str| {
+        tensors.push(LayoutTensor { name, shape, tensor: tensor.into(), rows: None });
+    };
+    let kernel = vec![width, vit.channels, vit.patch, vit.patch];
+    whole("embeddings.cls_token".into(), vec![1, 1, width], "cls_token");
+    whole("embeddings.mask_token".into(), vec![1, width], "mask_token");
+    whole("embeddings.position_embeddings".into(), vec![1, 1 + vit.patches(), width], "pos_embed");
+    whole("embeddings.patch_embeddings.projection.weight".into(), kernel, "patch_embed.proj.weight");
+    whole("embeddings.patch_embeddings.projection.bias".into(), vec![width], "patch_embed.proj.bias");
+    whole("layernorm.weight".into(), vec![width], "norm.weight");
+    whole("layernorm.bias".into(), vec![width], "norm.bias");
+    for i in 0..vit.depth {
+        tensors.extend(vit_block(vit, i));
+    }
+    Layout { tensors, config: vit_config(vit), class: "Dinov2Model" }
+}
+
+/// Block `i` of a ViT: our fused qkv is three tensors there.
+fn vit_block(vit: &Vit, i: usize) -> Vec<LayoutTensor> {
+    let (width, hidden) = (vit.width, vit.width * vit.mlp_ratio);
+    let theirs = |leaf: &str| format!("encoder.layer.{i}.{leaf}");
+    let ours = |leaf: &str| format!("blocks.{i}.{leaf}");
+    let mut tensors: Vec<LayoutTensor> = [
+        ("norm1.weight", vec![width], "norm1.weight"),
+        ("norm1.bias", vec![width], "norm1.bias"),
+        ("attention.output.dense.weight", vec![width, width], "attn.proj.weight"),
+        ("attention.output.dense.bias", vec![width], "attn.proj.bias"),
+        ("layer_scale1.lambda1", vec![width], "ls1.gamma"),
+        ("norm2.weight", vec![width], "norm2.weight"),
+        ("norm2.bias", vec![width], "norm2.bias"),
+        ("mlp.fc1.weight", vec![hidden, width], "mlp.fc1.weight"),
+        ("mlp.fc1.bias", vec![hidden], "mlp.fc1.bias"),
+        ("mlp.fc2.weight", vec![width, hidden], "mlp.fc2.weight"),
+        ("mlp.fc2.bias", vec![width], "mlp.fc2.bias"),
+        ("layer_scale2.lambda1", vec![width], "ls2.gamma"),
+    ]
+    .into_iter()
+    .map(|(name, shape, tensor)| LayoutTensor { name: theirs(name), shape, tensor: ours(tensor), rows: None })
+    .collect();
+    for (leaf, shape) in [("weight", vec![width, width]), ("bias", vec![width])] {
+        for (part, name) in ["query", "key", "value"].into_iter().enumerate() {
+            tensors.push(LayoutTensor {
+                name: theirs(&format!("attention.attention.{name}.{leaf}")),
+                shape: shape.clone(),
+                tensor: ours(&format!("attn.qkv.{leaf}")),
+                rows: Some((part * width, (part + 1) * width, 3 * width)),
+            });
+        }
+    }
+    tensors
+}
+
+fn vit_config(vit: &Vit) -> Value {
+    json!({
+        "architectures": ["Dinov2Model"],
+        "model_type": "dinov2",
+        "hidden_size": vit.width,
+        "num_hidden_layers": vit.depth,
+        "num_attention_heads": vit.heads(),
+        "mlp_ratio": vit.mlp_ratio,
+        "image_size": vit.image,
+        "patch_size": vit.patch,
+        "num_channels": vit.channels,
+        "layer_norm_eps": vit.norm_eps,
+        "hidden_act": "gelu",
+        "qkv_bias": true,
+        "use_swiglu_ffn": false,
+        "use_mask_token": true,
+        "layerscale_value": 1e-5,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "drop_path_rate": 0.0,
+        "initializer_range": 0.02,
+        "apply_layernorm": true,
+        "reshape_hidden_states": true,
+        "dtype": "float32",
+        "torch_dtype": "float32"
+    })
+}
+
+/// The architecture that a `config.json` describes.
+///
+/// # Errors
+/// Names the key that is missing or has a value that no network here takes.
+pub fn architecture(config: &Value) -> Result<Architecture, String> {
+    let kind = config.get("model_type").and_then(Value::as_str).ok_or("`model_type` is missing")?;
+    match kind {
+        "dinov2" => vit_architecture(config).map(Architecture::Vit),
+        other => Err(format!("`model_type` is `{other}`; this version opens dinov2")),
+    }
+}
+
+fn vit_architecture(config: &Value) -> Result<Vit, String> {
+    let number = |key: &str, default: Option<u64>| match config.get(key) {
+        None => default.ok_or(format!("`{key}` is missing")),
+        Some(value) => value.as_u64().ok_or(format!("`{key}` is {value}, not a whole number")),
+    };
+    let size = |key: &str, default| number(key, default).and_then(|v| usize::try_from(v).map_err(|e| e.to_string()));
+    for (key, only) in [("hidden_act", json!("gelu")), ("use_swiglu_ffn", json!(false)), ("qkv_bias", json!(true))] {
+        if config.get(key).is_some_and(|value| *value != only) {
+            return Err(format!("`{key}` is {}; only {only} is supported", config[key]));
+        }
+    }
+    let (width, heads) = (size("hidden_size", Some(768))?, size("num_attention_heads", Some(12))?);
+    if heads == 0 || !width.is_multiple_of(heads) {
+        return Err(format!("`hidden_size` {width} is no multiple of `num_attention_heads` {heads}"));
+    }
+    let vit = Vit {
+        width,
+        depth: size("num_hidden_layers", Some(12))?,
+        head_dim: width / heads,
+        mlp_ratio: size("mlp_ratio", Some(4))?,
+        patch: size("patch_size", Some(14))?,
+        image: size("image_size", Some(224))?,
+        channels: size("num_channels", Some(3))?,
+        position_offset: 0.0,
+        norm_eps: config.get("layer_norm_eps").map_or(Some(1e-6), Value::as_f64).ok_or("`layer_norm_eps` is no number")?,
+    };
+    vit.check().map_err(|e| e.to_string())?;
+    Ok(vit)
+}
+
+/// `preprocessor_config.json` for transformers' `BitImageProcessor`.
+pub fn preprocessor(preprocessing: &Preprocessing) -> Value {
+    json!({
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": preprocessing.channels == 3,
+        "do_resize": true,
+        "size": { "shortest_edge": preprocessing.resize },
+        "resample": 3,
+        "do_center_crop": true,
+        "crop_size": { "height": preprocessing.crop, "width": preprocessing.crop },
+        "do_rescale": true,
+        "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true,
+        "image_mean": preprocessing.mean,
+        "image_std": preprocessing.std
+    })
+}

@@ -1,0 +1,389 @@
+//! The vision transformer: pre-norm blocks with LayerScale, learned positions, a class token and a mask token.
+//!
+//! The layout is DINOv2's (Hugging Face `Dinov2Model`); the elastic space and its slices follow POA section 3.1. A child is a
+//! plain ViT of its own numbers: nothing in the forward pass knows that it was cut out of a larger one.
+
+use std::collections::BTreeMap;
+
+use offshoot_family::{Architecture, Axis, Operator, Shape, Space, View, Vit};
+
+use crate::hf::{Layout, vit_layout};
+use crate::network::{DropPath, Features, Network, NetworkError, SpaceBounds};
+use crate::positions;
+use crate::spec::{Dim, Init, TensorSpec};
+use crate::tensor::{Bool, Int, Tensor, TensorData, activation, module};
+use crate::weights::Weights;
+
+/// A vision transformer's forward pass and space.
+#[derive(Clone, Debug)]
+pub struct VitNetwork {
+    vit: Vit,
+}
+
+/// Axis of the residual stream, shared by the whole network.
+const RESIDUAL: &str = "residual";
+
+impl VitNetwork {
+    /// The network of checked numbers.
+    pub fn new(vit: Vit) -> Self {
+        Self { vit }
+    }
+
+    /// `[b, c, s, s]` images to `[b, patches, width]`. A stride as large as the kernel makes the convolution one matrix
+    /// product over unfolded patches.
+    fn embed(&self, weights: &Weights, images: Tensor<4>) -> Tensor<3> {
+        let Vit { patch, width, .. } = self.vit;
+        let [batch, channels, height, side] = images.dims();
+        assert!(height == side && side % patch == 0, "images of {height} x {side} pixels for patches of {patch}");
+        let grid = side / patch;
+        let columns = images
+            .reshape([batch, channels, grid, patch, grid, patch])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([batch * grid * grid, channels * patch * patch]);
+        let kernel = weights.tensor::<2>("patch_embed.proj.weight");
+        linear(columns, kernel, weights.tensor("patch_embed.proj.bias")).reshape([batch, grid * grid, width])
+    }
+
+    /// `[1, 1 + side * side, width]` positions for a grid of `side`.
+    fn positions(&self, weights: &Weights, side: usize) -> Tensor<3> {
+        let (grid, width) = (self.vit.grid(), self.vit.width);
+        let all = weights.tensor::<2>("pos_embed");
+        if side == grid {
+            return all.unsqueeze();
+        }
+        let matrix = positions::bicubic(grid, side, self.vit.position_offset);
+        let matrix = Tensor::<2>::from_data(TensorData::new(matrix, [side * side, grid * grid]), &all.device());
+        let resampled = matrix.matmul(all.clone().slice([1..1 + grid * grid, 0..width]));
+        Tensor::cat(vec![all.slice([0..1, 0..width]), resampled], 0).unsqueeze()
+    }
+
+    /// Multi-head self-attention of `[b, t, width]`.
+    fn attention(&self, weights: &Weights, block: &str, x: Tensor<3>) -> Tensor<3> {
+        let [batch, tokens, width] = x.dims();
+        let (heads, head_dim) = (self.vit.heads(), self.vit.head_dim);
+        let weight = |leaf: &str| weights.tensor::<2>(&format!("{block}.attn.{leaf}.weight"));
+        let bias = |leaf: &str| weights.tensor::<1>(&format!("{block}.attn.{leaf}.bias"));
+        let qkv = linear(x.reshape([batch * tokens, width]), weight("qkv"), bias("qkv"))
+            .reshape([batch, tokens, 3, heads, head_dim])
+            .permute([2, 0, 3, 1, 4]);
+        let part = |i: usize| qkv.clone().slice_dim(0, i..i + 1).squeeze_dim::<4>(0);
+        let mixed = module::attention(part(0), part(1), part(2), None, None, Default::default());
+        let mixed = mixed.permute([0, 2, 1, 3]).reshape([batch * tokens, width]);
+        linear(mixed, weight("proj"), bias("proj")).reshape([batch, tokens, width])
+    }
+
+    /// The feed-forward layer of `[b, t, width]`.
+    fn feed_forward(&self, weights: &Weights, block: &str, x: Tensor<3>) -> Tensor<3> {
+        let [batch, tokens, width] = x.dims();
+        let weight = |leaf: &str| weights.tensor::<2>(&format!("{block}.mlp.{leaf}.weight"));
+        let bias = |leaf: &str| weights.tensor::<1>(&format!("{block}.mlp.{leaf}.bias"));
+        let hidden = linear(x.reshape([batch * tokens, width]), weight("fc1"), bias("fc1"));
+        linear(activation::gelu(hidden), weight("fc2"), bias("fc2")).reshape([batch, tokens, width])
+    }
+
+    fn norm(&self, weights: &Weights, name: &str, x: Tensor<3>) -> Tensor<3> {
+        let gamma = weights.tensor(&format!("{name}.weight"));
+        let beta = weights.tensor(&format!("{name}.bias"));
+        module::layer_norm(x, gamma, Some(beta), self.vit.norm_eps)
+    }
+
+    /// Specs of block `i`.
+    fn block_specs(&self, i: usize) -> Vec<TensorSpec> {
+        let width = self.vit.width;
+        let hidden = width * self.vit.mlp_ratio;
+        let (heads, ffn) = (format!("blocks.{i}.heads"), format!("blocks.{i}.ffn"));
+        let residual = || Dim::writes(RESIDUAL, width);
+        let reads = || Dim::reads(RESIDUAL, width);
+        let qkv = || Dim::writes(&heads, 3 * width).groups(3).entry(self.vit.head_dim);
+        let matrix = |leaf: &str, dims| TensorSpec::new(leaf, dims).init(Init::TruncatedNormal(0.02));
+        let vector = |leaf: &str, dim| TensorSpec::new(leaf, vec![dim]).undecayed();
+        let specs = [
+            vector("norm1.weight", residual()).init(Init::Constant(1.0)),
+            vector("norm1.bias", residual()),
+            matrix("attn.qkv.weight", vec![qkv(), reads()]),
+            vector("attn.qkv.bias", qkv()),
+            matrix("attn.proj.weight", vec![residual(), Dim::reads(&heads, width).entry(self.vit.head_dim)]),
+            vector("attn.proj.bias", residual()),
+            vector("ls1.gamma", residual()).init(Init::Constant(1e-5)),
+            vector("norm2.weight", residual()).init(Init::Constant(1.0)),
+            vector("norm2.bias", residual()),
+            matrix("mlp.fc1.weight", vec![Dim::writes(&ffn, hidden), reads()]),
+            vector("mlp.fc1.bias", Dim::writes(&ffn, hidden)),
+            matrix("mlp.fc2.weight", vec![residual(), Dim::reads(&ffn, hidden)]),
+            vector("mlp.fc2.bias", residual()),
+            vector("ls2.gamma", residual()).init(Init::Constant(1e-5)),
+        ];
+        specs
+            .into_iter()
+            .map(|spec| TensorSpec {
+                name: format!("blocks.{i}.{}", spec.name),
+                block: Some(i),
+                layer: Some(i + 1),
+                ..spec
+            })
+            .collect()
+    }
+}
+
+/// `[rows, in]` times an (out, in) matrix, plus a bias.
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+    module::linear(x, weight.transpose(), Some(bias))
+}
+
+/// Adds `scale * branch(x)` to `x`, on a subset of the images where drop path asks for one.
+fn residual(
+    x: Tensor<3>,
+    subset: Option<Vec<usize>>,
+    scale: Tensor<1>,
+    branch: impl FnOnce(Tensor<3>) -> Tensor<3>,
+) -> Tensor<3> {
+    let Some(subset) = subset else {
+        return x.clone() + branch(x) * scale.unsqueeze();
+    };
+    let weight = x.dims()[0] as f64 / subset.len() as f64;
+    let rows: Vec<i64> = subset.iter().map(|&i| i as i64).collect();
+    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [subset.len()]), &x.device());
+    let change = branch(x.clone().select(0, rows.clone())) * scale.mul_scalar(weight).unsqueeze();
+    x.select_assign(0, rows, change, burn::tensor::IndexingUpdateOp::Add)
+}
+
+/// Block ids kept at `depth` of `parent` blocks: `floor((parent - 1) * j / (depth - 1))`, evenly spaced, with the first and
+/// the last block always among them (POA section 3.1). One block: the first.
+pub fn kept_blocks(parent: usize, depth: usize) -> Vec<usize> {
+    if depth <= 1 {
+        return (0..depth).collect();
+    }
+    (0..depth).map(|j| (parent - 1) * j / (depth - 1)).collect()
+}
+
+impl Network for VitNetwork {
+    fn architecture(&self) -> Architecture {
+        Architecture::Vit(self.vit.clone())
+    }
+
+    fn specs(&self) -> Vec<TensorSpec> {
+        let Vit { width, depth, patch, channels, .. } = self.vit;
+        let fan_in = (channels * patch * patch) as f32;
+        let residual = || Dim::writes(RESIDUAL, width);
+        let input = |spec: TensorSpec| TensorSpec { layer: Some(0), ..spec };
+        // PyTorch's default for a convolution: kaiming-uniform with a = sqrt(5), that is 1 / sqrt(fan in), for the bias too.
+        let bound = Init::Uniform(fan_in.sqrt().recip());
+        let kernel = vec![residual(), Dim::fixed(channels), Dim::fixed(patch), Dim::fixed(patch)];
+        let embed = |leaf: &str, dims| {
+            let spec = TensorSpec::new(format!("patch_embed.proj.{leaf}"), dims).init(bound);
+            TensorSpec { patch_embed: true, ..input(spec) }
+        };
+        let positions = vec![Dim::fixed(1 + self.vit.patches()), residual()];
+        let mut specs = vec![
+            input(TensorSpec::new("cls_token", vec![residual()]).init(Init::Normal(1e-6))),
+            input(TensorSpec::new("mask_token", vec![residual()])),
+            input(TensorSpec::new("pos_embed", positions).init(Init::TruncatedNormal(0.02))),
+            embed("weight", kernel),
+            embed("bias", vec![residual()]).undecayed(),
+        ];
+        specs.extend((0..depth).flat_map(|i| self.block_specs(i)));
+        specs.push(TensorSpec::new("norm.weight", vec![residual()]).init(Init::Constant(1.0)).undecayed());
+        specs.push(TensorSpec::new("norm.bias", vec![residual()]).undecayed());
+        specs
+    }
+
+    fn dim(&self) -> usize {
+        self.vit.width
+    }
+
+    fn image(&self) -> (usize, usize) {
+        (self.vit.channels, self.vit.image)
+    }
+
+    fn mask_grid(&self) -> usize {
+        self.vit.grid()
+    }
+
+    fn layers(&self) -> usize {
+        self.vit.depth + 1
+    }
+
+    fn forward(
+        &self,
+        weights: &Weights,
+        images: Tensor<4>,
+        masks: Option<Tensor<2, Bool>>,
+        drop_path: &mut dyn DropPath,
+    ) -> Features {
+        let width = self.vit.width;
+        let mut x = self.embed(weights, images);
+        let [batch, patches, _] = x.dims();
+        if let Some(masks) = masks {
+            let token = weights.tensor::<3>("mask_token").expand([batch, patches, width]);
+            x = x.mask_where(masks.unsqueeze_dim::<3>(2).expand([batch, patches, width]), token);
+        }
+        let cls = weights.tensor::<3>("cls_token").expand([batch, 1, width]);
+        let side = patches.isqrt();
+        let mut x = Tensor::cat(vec![cls, x], 1) + self.positions(weights, side);
+        for i in 0..self.vit.depth {
+            let block = format!("blocks.{i}");
+            let scale = |leaf: &str| weights.tensor::<1>(&format!("{block}.{leaf}.gamma"));
+            x = residual(x, drop_path.subset(2 * i, batch), scale("ls1"), |x| {
+                self.attention(weights, &block, self.norm(weights, &format!("{block}.norm1"), x))
+            });
+            x = residual(x, drop_path.subset(2 * i + 1, batch), scale("ls2"), |x| {
+                self.feed_forward(weights, &block, self.norm(weights, &format!("{block}.norm2"), x))
+            });
+        }
+        let x = self.norm(weights, "norm", x);
+        let cls = x.clone().slice([0..batch, 0..1, 0..width]).squeeze_dim::<2>(1);
+        Features { cls, patches: x.slice([0..batch, 1..1 + patches, 0..width]) }
+    }
+
+    fn space(&self, bounds: SpaceBounds) -> Result<Space, NetworkError> {
+        let Vit { width, depth, head_dim, .. } = self.vit;
+        let or = |value: usize, default: usize| if value == 0 { default } else { value };
+        let (width_step, depth_step) = (or(bounds.width_step, head_dim), or(bounds.depth_step, 1));
+        let (min_width, min_depth) = (or(bounds.min_width, width), or(bounds.min_depth, depth));
+        if !width_step.is_multiple_of(head_dim) {
+            return Err(NetworkError::Space(format!("width_step {width_step} is no whole number of heads of {head_dim}")));
+        }
+        let axis = |name: &str, min: usize, max: usize, step: usize| {
+            if min > max || min == 0 {
+                return Err(NetworkError::Space(format!("min_{name} {min} must lie between 1 and the parent's {max}")));
+            }
+            // From below, so that the smallest is always there; the parent itself always is, whatever the step (elastic.md
+            // pitfall 14).
+            let mut sizes: Vec<usize> = (min..=max).step_by(step).collect();
+            if sizes.last() != Some(&max) {
+                sizes.push(max);
+            }
+            Ok(Axis { name: name.into(), sizes })
+        };
+        if !min_width.is_multiple_of(head_dim) {
+            return Err(NetworkError::Space(format!("min_width {min_width} is no whole number of heads of {head_dim}")));
+        }
+        Ok(Space { axes: vec![axis("width", min_width, width, width_step)?, axis("depth", min_depth, depth, depth_step)?] })
+    }
+
+    fn child(&self, shape: &Shape, parent: &str) -> Result<View, NetworkError> {
+        let bad = || NetworkError::Shape(shape.id());
+        let (width, depth) = (shape.get("width").ok_or_else(bad)?, shape.get("depth").ok_or_else(bad)?);
+        let fits = width > 0 && width <= self.vit.width && depth > 0 && depth <= self.vit.depth;
+        if !fits || !width.is_multiple_of(self.vit.head_dim) {
+            return Err(bad());
+        }
+        let child = Vit { width, depth, ..self.vit.clone() };
+        let blocks = kept_blocks(self.vit.depth, depth);
+        let mut axes = BTreeMap::new();
+        let mut gains = BTreeMap::new();
+        if width < self.vit.width {
+            let alpha = self.vit.width as f64 / width as f64;
+            let heads = child.heads();
+            let mut cut = |axis: String, size: usize| {
+                axes.insert(axis.clone(), Operator::Prefix { size });
+                gains.insert(axis, alpha);
+            };
+            cut(RESIDUAL.into(), width);
+            for block in &blocks {
+                cut(format!("blocks.{block}.heads"), heads);
+                cut(format!("blocks.{block}.ffn"), width * self.vit.mlp_ratio);
+            }
+        }
+        Ok(View { parent: parent.into(), child: Architecture::Vit(child), axes, blocks, gains })
+    }
+
+    fn familiar_name(&self) -> Option<&'static str> {
+        if self.vit.head_dim != 64 {
+            return None;
+        }
+        match (self.vit.width, self.vit.depth) {
+            (192, 12) => Some("vit-ti"),
+            (384, 12) => Some("vit-s"),
+            (768, 12) => Some("vit-b"),
+            (1024, 24) => Some("vit-l"),
+            _ => None,
+        }
+    }
+
+    fn macs(&self, image: usize) -> u64 {
+        let Vit { width, depth, patch, channels, mlp_ratio, .. } = self.vit;
+        let patches = (image / patch).pow(2) as u64;
+        let tokens = patches + 1;
+        let (width, depth) = (width as u64, depth as u64);
+        let embed = patches * width * (channels * patch * patch) as u64;
+        let matrices = tokens * width * width * (4 + 2 * mlp_ratio as u64);
+        let attention = 2 * tokens * tokens * width;
+        embed + depth * (matrices + attention)
+    }
+
+    fn layout(&self) -> Layout {
+        vit_layout(&self.vit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vit(width: usize, depth: usize) -> VitNetwork {
+        VitNetwork::new(Vit {
+            width,
+            depth,
+            head_dim: 64,
+            mlp_ratio: 4,
+            patch: 16,
+            image: 224,
+            channels: 3,
+            position_offset: 0.1,
+            norm_eps: 1e-6,
+        })
+    }
+
+    /// elastic.md section 5, exact.
+    #[test]
+    fn parameter_counts_of_vit_s_b_l() {
+        for (width, depth, parameters) in [(384, 12, 21_675_264), (768, 12, 85_817_856), (1024, 24, 303_351_808)] {
+            assert_eq!(crate::spec::parameters(&vit(width, depth).specs()), parameters);
+        }
+    }
+
+    /// elastic.md section 2.2, the whole depth table.
+    #[test]
+    fn depth_rule_keeps_the_tabled_blocks() {
+        assert_eq!(kept_blocks(24, 12), [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 23]);
+        assert_eq!(kept_blocks(24, 13), [0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23]);
+        assert_eq!(kept_blocks(24, 14), [0, 1, 3, 5, 7, 8, 10, 12, 14, 15, 17, 19, 21, 23]);
+        assert_eq!(kept_blocks(24, 15), [0, 1, 3, 4, 6, 8, 9, 11, 13, 14, 16, 18, 19, 21, 23]);
+        let skipped: [(usize, &[usize]); 9] = [
+            (16, &[2, 5, 8, 11, 14, 17, 20, 22]),
+            (17, &[3, 6, 9, 13, 16, 19, 22]),
+            (18, &[3, 7, 11, 15, 19, 22]),
+            (19, &[4, 9, 13, 18, 22]),
+            (20, &[5, 11, 17, 22]),
+            (21, &[7, 15, 22]),
+            (22, &[11, 22]),
+            (23, &[22]),
+            (24, &[]),
+        ];
+        for (depth, skipped) in skipped {
+            let kept = kept_blocks(24, depth);
+            assert_eq!((0..24).filter(|b| !kept.contains(b)).collect::<Vec<_>>(), skipped, "depth {depth}");
+        }
+        assert_eq!(kept_blocks(5, 1), [0]);
+    }
+
+    #[test]
+    fn the_paper_space_has_143_children_with_the_tabled_gains() {
+        let parent = vit(1024, 24);
+        let space = parent.space(SpaceBounds { min_width: 384, min_depth: 12, ..Default::default() }).unwrap();
+        assert_eq!(space.count(), 143);
+        let alpha = [2.666667, 2.285714, 2.0, 1.777778, 1.6, 1.454545, 1.333333, 1.230769, 1.142857, 1.066667];
+        for (size, alpha) in space.axes[0].sizes.iter().zip(alpha) {
+            let view = parent.child(&Shape::new([("width", *size), ("depth", 12)]), "").unwrap();
+            assert!((view.gains["residual"] - alpha).abs() < 1e-6);
+        }
+        let intact = parent.child(&space.intact(), "").unwrap();
+        assert!(intact.axes.is_empty() && intact.gains.is_empty());
+        // elastic.md pitfall 14: a step that misses the parent's width does not lose the parent.
+        let coarse = SpaceBounds { min_width: 384, width_step: 192, min_depth: 12, ..Default::default() };
+        assert_eq!(parent.space(coarse).unwrap().axes[0].sizes, [384, 576, 768, 960, 1024]);
+        assert!(parent.space(SpaceBounds { min_width: 400, ..Default::default() }).is_err());
+        assert!(parent.space(SpaceBounds { min_width: 2048, ..Default::default() }).is_err());
+    }
+}
