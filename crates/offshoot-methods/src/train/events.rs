@@ -115,7 +115,8 @@ impl EventWriter {
         // A cast of a float saturates, and takes what is not a number for 0.
         let name = format!("events.out.tfevents.{:010}.{suffix}", wall_time as u64);
         let mut path = folder.join(&name);
-        for again in 1.. {
+        let mut again = 0;
+        loop {
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => {
                     let mut writer = Self {
@@ -126,13 +127,13 @@ impl EventWriter {
                     writer.flush()?;
                     return Ok(writer);
                 }
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && again < 10_000 => {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && again < 9_999 => {
+                    again += 1;
                     path = folder.join(format!("{name}.{again:04}"));
                 }
                 Err(source) => return Err(EventsError::Io { path, source }),
             }
         }
-        unreachable!("the last attempt returned")
     }
 
     /// The file.
