@@ -3,7 +3,7 @@
 use offshoot_family::{Architecture, Shape, Space, View};
 
 use crate::hf::Layout;
-use crate::spec::TensorSpec;
+use crate::spec::{Dim, TensorSpec};
 use crate::tensor::{Bool, Tensor};
 use crate::vit::VitNetwork;
 use crate::weights::Weights;
@@ -72,8 +72,8 @@ pub trait Network: Send + Sync {
     /// Every tensor it has, in order of the forward pass.
     fn specs(&self) -> Vec<TensorSpec>;
 
-    /// Channels of its features.
-    fn dim(&self) -> usize;
+    /// The dimension of its features as a matrix that reads them has it; its axis is cut with the network.
+    fn feature(&self) -> Dim;
 
     /// Native image: channels and side in pixels.
     fn image(&self) -> (usize, usize);

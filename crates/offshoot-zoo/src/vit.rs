@@ -187,8 +187,8 @@ impl Network for VitNetwork {
         specs
     }
 
-    fn dim(&self) -> usize {
-        self.vit.width
+    fn feature(&self) -> Dim {
+        Dim::reads(RESIDUAL, self.vit.width)
     }
 
     fn image(&self) -> (usize, usize) {

@@ -93,6 +93,16 @@ impl Weights {
         }
     }
 
+    /// Replaces the elements of the weight called `name` by `f` of them. They are handed over, so that an update may reuse
+    /// their memory.
+    ///
+    /// # Panics
+    /// If there is none, or `f` changes their number.
+    pub fn modify(&mut self, name: &str, f: impl FnOnce(Tensor<1>) -> Tensor<1>) {
+        let Some((name, Weight { flat, shape })) = self.0.remove_entry(name) else { panic!("no weight `{name}`") };
+        self.0.insert(name, Weight::new(f(flat), shape));
+    }
+
     /// Names and weights in name order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Weight)> {
         self.0.iter().map(|(name, weight)| (name.as_str(), weight))

@@ -1,5 +1,9 @@
-//! The training loop: schedules, logs and checkpoints.
+//! The training loop: runs, schedules, the optimizer, logs, checkpoints and exact resume, for every method that trains.
 
 pub mod events;
 pub mod metrics;
+pub mod optimizer;
+
 pub mod schedule;
+
+
