@@ -80,13 +80,19 @@ impl Svg {
     /// A straight line.
     pub(crate) fn line(&mut self, class: &str, (x1, y1): (f64, f64), (x2, y2): (f64, f64)) {
         let [x1, y1, x2, y2] = [x1, y1, x2, y2].map(coordinate);
-        let _ = write!(self.out, "<line class=\"{class}\" x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\"/>");
+        let _ = write!(
+            self.out,
+            "<line class=\"{class}\" x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\"/>"
+        );
     }
 
     /// A rectangle, with a tooltip unless it is empty.
     pub(crate) fn rect(&mut self, class: &str, (x, y): (f64, f64), (w, h): (f64, f64), tip: &str) {
         let [x, y, w, h] = [x, y, w, h].map(coordinate);
-        let _ = write!(self.out, "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\"");
+        let _ = write!(
+            self.out,
+            "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\""
+        );
         self.end_with_tip("rect", tip);
     }
 
@@ -100,7 +106,10 @@ impl Svg {
     /// A square on its corner, with a tooltip unless it is empty.
     pub(crate) fn diamond(&mut self, class: &str, (x, y): (f64, f64), r: f64, tip: &str) {
         let [left, right, top, bottom, x, y] = [x - r, x + r, y - r, y + r, x, y].map(coordinate);
-        let _ = write!(self.out, "<path class=\"{class}\" d=\"M{left} {y}L{x} {top}L{right} {y}L{x} {bottom}Z\"");
+        let _ = write!(
+            self.out,
+            "<path class=\"{class}\" d=\"M{left} {y}L{x} {top}L{right} {y}L{x} {bottom}Z\""
+        );
         self.end_with_tip("path", tip);
     }
 
@@ -127,7 +136,10 @@ impl Svg {
         let [x, y] = [x, y].map(coordinate);
         let anchor = anchor.name();
         let text = escaped(text);
-        let _ = write!(self.out, "<text class=\"{class}\" x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{text}</text>");
+        let _ = write!(
+            self.out,
+            "<text class=\"{class}\" x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{text}</text>"
+        );
     }
 
     /// The finished element.
@@ -140,7 +152,11 @@ impl Svg {
 /// The step of the sequential colour scale for `value` in `low..=high`; the middle one where all values are equal.
 pub(crate) fn shade(value: f64, low: f64, high: f64) -> usize {
     let share = (value - low) / (high - low);
-    if share.is_finite() { (share * (SHADES - 1) as f64).round().clamp(0.0, (SHADES - 1) as f64) as usize } else { SHADES / 2 }
+    if share.is_finite() {
+        (share * (SHADES - 1) as f64).round().clamp(0.0, (SHADES - 1) as f64) as usize
+    } else {
+        SHADES / 2
+    }
 }
 
 /// A map from values to coordinates, linear or logarithmic.
@@ -159,15 +175,31 @@ impl Scale {
         let (low, high) = extent(values).unwrap_or((0.0, 1.0));
         let air = (high - low) * 0.05;
         // All values equal: one unit of their own size around them.
-        let air = if air > 0.0 && air.is_finite() { air } else { (low.abs() * 0.05).clamp(1e-12, 1e300) };
-        Self { low: low - air, high: high + air, start, end, log: false }
+        let air = if air > 0.0 && air.is_finite() {
+            air
+        } else {
+            (low.abs() * 0.05).clamp(1e-12, 1e300)
+        };
+        Self {
+            low: low - air,
+            high: high + air,
+            start,
+            end,
+            log: false,
+        }
     }
 
     /// A linear scale from the lowest to the highest value, with no air.
     pub(crate) fn exact(values: impl IntoIterator<Item = f64>, (start, end): (f64, f64)) -> Self {
         let (low, high) = extent(values).unwrap_or((0.0, 1.0));
         let high = if high > low { high } else { low + low.abs().max(1.0) };
-        Self { low, high, start, end, log: false }
+        Self {
+            low,
+            high,
+            start,
+            end,
+            log: false,
+        }
     }
 
     /// A logarithmic scale where all values are positive and the largest is over `ratio` times the smallest, a linear one
@@ -177,7 +209,13 @@ impl Scale {
             // A ratio beyond the largest number has no logarithm to draw.
             Some((low, high)) if low > 0.0 && high / low > ratio && (high / low).is_finite() => {
                 let air = (high / low).powf(0.05);
-                Self { low: low / air, high: high * air, start, end, log: true }
+                Self {
+                    low: low / air,
+                    high: high * air,
+                    start,
+                    end,
+                    log: true,
+                }
             }
             _ => Self::linear(values.iter().copied(), (start, end)),
         }
@@ -202,7 +240,12 @@ impl Scale {
     /// About `wanted` round values inside the scale, ascending.
     pub(crate) fn ticks(&self, wanted: usize) -> Vec<f64> {
         if self.log {
-            let sets: [&[f64]; 4] = [&[1.0], &[1.0, 3.0], &[1.0, 2.0, 5.0], &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0]];
+            let sets: [&[f64]; 4] = [
+                &[1.0],
+                &[1.0, 3.0],
+                &[1.0, 2.0, 5.0],
+                &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0],
+            ];
             let mut best = Vec::new();
             for set in sets {
                 let ticks = self.log_ticks(set);
@@ -219,15 +262,18 @@ impl Scale {
         }
         let raw = (self.high - self.low) / wanted.max(1) as f64;
         let magnitude = 10f64.powf(raw.log10().floor());
-        let Some(step) = [1.0, 2.0, 2.5, 5.0, 10.0].map(|m| m * magnitude).into_iter().find(|&step| step >= raw * 0.999)
-        else {
-            return Vec::new();
-        };
+        let step = [1.0, 2.0, 2.5, 5.0, 10.0]
+            .map(|m| m * magnitude)
+            .into_iter()
+            .min_by(|a, b| (a / raw).ln().abs().total_cmp(&(b / raw).ln().abs()))
+            .unwrap_or(raw);
         let (first, last) = ((self.low / step).ceil(), (self.high / step).floor());
         if !(step > 0.0 && first.is_finite() && last - first < 100.0) {
             return Vec::new();
         }
-        (0..=(last - first).max(0.0) as usize).map(|i| (first + i as f64) * step).collect()
+        (0..=(last - first).max(0.0) as usize)
+            .map(|i| (first + i as f64) * step)
+            .collect()
     }
 
     fn log_ticks(&self, set: &[f64]) -> Vec<f64> {
@@ -239,10 +285,13 @@ impl Scale {
 
 /// The least and the greatest of the finite values.
 pub(crate) fn extent(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
-    values.into_iter().filter(|v| v.is_finite()).fold(None, |seen, v| match seen {
-        None => Some((v, v)),
-        Some((low, high)) => Some((f64::min(low, v), f64::max(high, v))),
-    })
+    values
+        .into_iter()
+        .filter(|v| v.is_finite())
+        .fold(None, |seen, v| match seen {
+            None => Some((v, v)),
+            Some((low, high)) => Some((f64::min(low, v), f64::max(high, v))),
+        })
 }
 
 /// The frame of a chart: its plot area, grid lines, ticks and axis names.
@@ -300,7 +349,15 @@ mod tests {
 
     #[test]
     fn odd_ranges_stay_finite() {
-        for values in [vec![], vec![0.0], vec![5.0, 5.0], vec![-1e308, 1e308], vec![f64::NAN], vec![1e-300, 1e300], vec![f64::MAX]] {
+        for values in [
+            vec![],
+            vec![0.0],
+            vec![5.0, 5.0],
+            vec![-1e308, 1e308],
+            vec![f64::NAN],
+            vec![1e-300, 1e300],
+            vec![f64::MAX],
+        ] {
             for scale in [
                 Scale::linear(values.clone(), (0.0, 10.0)),
                 Scale::exact(values.clone(), (0.0, 10.0)),

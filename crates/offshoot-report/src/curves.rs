@@ -16,7 +16,16 @@ const MOST_SERIES: usize = 6;
 /// Most charts; what is beyond them is counted.
 const MOST_PANELS: usize = 36;
 /// Fields that say when, not what.
-const CLOCKS: [&str; 8] = ["step", "epoch", "time", "seconds", "elapsed", "elapsed_s", "timestamp", "wall_s"];
+const CLOCKS: [&str; 8] = [
+    "step",
+    "epoch",
+    "time",
+    "seconds",
+    "elapsed",
+    "elapsed_s",
+    "timestamp",
+    "wall_s",
+];
 
 /// One chart of the page.
 #[derive(Serialize)]
@@ -50,7 +59,10 @@ pub(crate) struct Curves {
     pub(crate) left_out: usize,
 }
 
+/// A curve: steps and values.
 type Points = Vec<(f64, f64)>;
+/// A chart to be: its place in the page, its quantity, its curves by name.
+type Group<'a> = (usize, &'a str, Vec<(&'a str, Points)>);
 
 /// Makes the charts. Lines without a `step` and fields that are no finite numbers are passed over; of two lines with one
 /// step, as a resumed run leaves them, the later counts.
@@ -58,9 +70,13 @@ pub(crate) fn curves(metrics: &[Map<String, Value>]) -> Curves {
     let mut fields: Vec<(&str, Points)> = Vec::new();
     let mut known: BTreeMap<&str, usize> = BTreeMap::new();
     for line in metrics {
-        let Some(step) = line.get("step").and_then(Value::as_f64).filter(|step| step.is_finite()) else { continue };
+        let Some(step) = line.get("step").and_then(Value::as_f64).filter(|step| step.is_finite()) else {
+            continue;
+        };
         for (field, value) in line {
-            let Some(value) = value.as_f64().filter(|value| value.is_finite()) else { continue };
+            let Some(value) = value.as_f64().filter(|value| value.is_finite()) else {
+                continue;
+            };
             if CLOCKS.contains(&field.as_str()) {
                 continue;
             }
@@ -71,7 +87,7 @@ pub(crate) fn curves(metrics: &[Map<String, Value>]) -> Curves {
             fields[index].1.push((step, value));
         }
     }
-    let mut groups: Vec<(usize, &str, Vec<(&str, Points)>)> = Vec::new();
+    let mut groups: Vec<Group> = Vec::new();
     for (field, points) in fields {
         let points = ordered(points);
         // `knn@20/384x12` is one curve of `knn@20`; a term of the loss has a scale and so a chart of its own.
@@ -79,7 +95,10 @@ pub(crate) fn curves(metrics: &[Map<String, Value>]) -> Curves {
             Some((group, name)) if group != "loss" => (group, name),
             _ => (field, ""),
         };
-        match groups.iter_mut().find(|(_, known, series)| *known == group && series.len() < MOST_SERIES) {
+        match groups
+            .iter_mut()
+            .find(|(_, known, series)| *known == group && series.len() < MOST_SERIES)
+        {
             Some((_, _, series)) if !name.is_empty() => series.push((name, points)),
             _ => groups.push((rank(field), group, vec![(name, points)])),
         }
@@ -87,7 +106,11 @@ pub(crate) fn curves(metrics: &[Map<String, Value>]) -> Curves {
     groups.sort_by_key(|(rank, ..)| *rank);
     let left_out = groups.len().saturating_sub(MOST_PANELS);
     groups.truncate(MOST_PANELS);
-    let panels = groups.iter().enumerate().map(|(i, (_, group, series))| panel(i, group, series)).collect();
+    let panels = groups
+        .iter()
+        .enumerate()
+        .map(|(i, (_, group, series))| panel(i, group, series))
+        .collect();
     Curves { panels, left_out }
 }
 
@@ -150,21 +173,43 @@ fn panel(index: usize, group: &str, series: &[(&str, Points)]) -> Panel {
     let title = title(group);
     let series: Vec<(&str, Points)> = series.iter().map(|(name, points)| (*name, thinned(points))).collect();
     let (width, height) = (340.0, 190.0);
-    let frame = Frame { left: 52.0, right: width - 14.0, top: 12.0, bottom: height - 24.0 };
-    let values: Vec<f64> = series.iter().flat_map(|(_, points)| points.iter().map(|point| point.1)).collect();
+    let frame = Frame {
+        left: 52.0,
+        right: width - 14.0,
+        top: 12.0,
+        bottom: height - 24.0,
+    };
+    let values: Vec<f64> = series
+        .iter()
+        .flat_map(|(_, points)| points.iter().map(|point| point.1))
+        .collect();
     let steps = series.iter().flat_map(|(_, points)| points.iter().map(|point| point.0));
     let x = Scale::exact(steps, (frame.left, frame.right));
     let ratio = if unit == Unit::Share { f64::INFINITY } else { 1000.0 };
     let y = Scale::fitting(&values, ratio, (frame.bottom, frame.top));
     let log = if y.is_log() { ", log scale" } else { "" };
-    let names: Vec<&str> = series.iter().map(|(name, _)| *name).filter(|name| !name.is_empty()).collect();
-    let of = if names.is_empty() { String::new() } else { format!(" of {}", names.join(", ")) };
+    let names: Vec<&str> = series
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| !name.is_empty())
+        .collect();
+    let of = if names.is_empty() {
+        String::new()
+    } else {
+        format!(" of {}", names.join(", "))
+    };
     let description = format!("{title}{of} over training steps{log}.");
-    let mut svg = Svg::new(&format!("curve-{index}"), "panel", (width, height), &title, &description);
+    let mut svg = Svg::new(
+        &format!("curve-{index}"),
+        "panel",
+        (width, height),
+        &title,
+        &description,
+    );
     frame.draw(&mut svg, (&x, Unit::Count, ""), (&y, unit, ""), (4, 4));
-    svg.text("name", (frame.right, frame.bottom - 6.0), Anchor::End, "step");
+    svg.text("name", (frame.left - 7.0, frame.bottom + 17.0), Anchor::End, "step");
     if !log.is_empty() {
-        svg.text("name", (frame.left + 4.0, 10.0), Anchor::Start, "log scale");
+        svg.text("name", (frame.right, 10.0), Anchor::End, "log scale");
     }
     let mut legends = Vec::new();
     for (i, (name, points)) in series.iter().enumerate() {
@@ -184,7 +229,11 @@ fn panel(index: usize, group: &str, series: &[(&str, Points)]) -> Panel {
     }
     let mut title = title;
     title.push_str(unit.suffix());
-    Panel { title, svg: svg.finish(), series: legends }
+    Panel {
+        title,
+        svg: svg.finish(),
+        series: legends,
+    }
 }
 
 /// The values of a curve for the tooltip: `step value` pairs, and its name.
@@ -192,7 +241,11 @@ fn exact(name: &str, points: &Points, unit: Unit) -> String {
     let mut out = format!("data-name=\"{}\" data-v=\"", crate::chart::escaped(name));
     for (i, &(step, value)) in points.iter().enumerate() {
         let space = if i == 0 { "" } else { " " };
-        let value = if unit == Unit::Share { significant(value * 100.0, 4) } else { significant(value, 4) };
+        let value = if unit == Unit::Share {
+            significant(value * 100.0, 4)
+        } else {
+            significant(value, 4)
+        };
         let _ = write!(out, "{space}{step} {value}");
     }
     out.push('"');
@@ -214,7 +267,9 @@ mod tests {
 
     #[test]
     fn curves_are_thinned_to_points_that_are_there_with_their_extremes() {
-        let points: Points = (0..100_000).map(|i| (f64::from(i), f64::from((i * 7919) % 1000))).collect();
+        let points: Points = (0..100_000)
+            .map(|i| (f64::from(i), f64::from((i * 7919) % 1000)))
+            .collect();
         let thin = thinned(&points);
         assert!(thin.len() <= 500, "{}", thin.len());
         assert!(thin.iter().all(|point| points[point.0 as usize] == *point));
@@ -225,7 +280,16 @@ mod tests {
     #[test]
     fn probes_share_a_chart_and_the_loss_comes_first() {
         let metrics = [
-            line(0.0, &[("other", 1.0), ("lr", 0.1), ("knn@20/64x2", 0.1), ("loss/koleo", 1.0), ("loss", 9.0)]),
+            line(
+                0.0,
+                &[
+                    ("other", 1.0),
+                    ("lr", 0.1),
+                    ("knn@20/64x2", 0.1),
+                    ("loss/koleo", 1.0),
+                    ("loss", 9.0),
+                ],
+            ),
             line(1.0, &[("knn@20/64x2", 0.2), ("knn@20/128x4", 0.3), ("loss", 8.0)]),
             line(1.0, &[("loss", 7.5)]),
         ];
@@ -233,7 +297,13 @@ mod tests {
         let titles: Vec<&str> = curves.panels.iter().map(|p| p.title.as_str()).collect();
         assert_eq!(
             titles,
-            ["Loss", "Loss term: koleo", "Probe: k-NN accuracy (k = 20), %", "Learning rate", "other"]
+            [
+                "Loss",
+                "Loss term: koleo",
+                "Probe: k-NN accuracy (k = 20), %",
+                "Learning rate",
+                "other"
+            ]
         );
         assert_eq!(curves.panels[2].series.len(), 2);
         assert_eq!(curves.panels[0].series[0].exact, "7.5 at step 1");

@@ -42,13 +42,21 @@ impl Heat<'_> {
         let narrow = width < 420.0;
         let [first, second] = [self.axes[0].sizes.len(), self.axes[1].sizes.len()];
         // A wide page takes the long axis across, a narrow one takes it down.
-        let swapped = if narrow { first > 14 && second < first } else { second * 2 > first * 3 };
-        let (across, down) = if swapped { (self.axes[1], self.axes[0]) } else { (self.axes[0], self.axes[1]) };
+        let swapped = if narrow {
+            first > 14 && second < first
+        } else {
+            second * 2 > first * 3
+        };
+        let (across, down) = if swapped {
+            (self.axes[1], self.axes[0])
+        } else {
+            (self.axes[0], self.axes[1])
+        };
         let (columns, rows) = (across.sizes.len().max(1), down.sizes.len().max(1));
         let longest = down.sizes.iter().map(|size| size.to_string().len()).max().unwrap_or(1);
         let left = (longest as f64 * 7.0 + 10.0).max(if narrow { 30.0 } else { 40.0 });
         let top = 24.0;
-        let cell_width = ((width - left - 2.0) / columns as f64).min(76.0);
+        let cell_width = ((width - left - 2.0) / columns as f64).min(92.0);
         let cell_height = if narrow { 24.0 } else { 28.0 };
         let bottom = top + rows as f64 * cell_height;
         let size = (width, bottom + 40.0);
@@ -59,11 +67,19 @@ impl Heat<'_> {
         let mut outlined = Vec::new();
         for (r, &row_size) in down.sizes.iter().rev().enumerate() {
             let y = top + r as f64 * cell_height;
-            svg.text("tick", (left - 8.0, y + cell_height / 2.0 + 4.0), Anchor::End, &row_size.to_string());
+            svg.text(
+                "tick",
+                (left - 8.0, y + cell_height / 2.0 + 4.0),
+                Anchor::End,
+                &row_size.to_string(),
+            );
             for (c, &column_size) in across.sizes.iter().enumerate() {
                 let x = left + c as f64 * cell_width;
-                let cell =
-                    if swapped { (self.cell)(row_size, column_size) } else { (self.cell)(column_size, row_size) };
+                let cell = if swapped {
+                    (self.cell)(row_size, column_size)
+                } else {
+                    (self.cell)(column_size, row_size)
+                };
                 let area = ((x + 0.5, y + 0.5), (cell_width - 1.0, cell_height - 1.0));
                 let Some(cell) = cell else { continue };
                 let Some(value) = cell.value else {
@@ -86,14 +102,26 @@ impl Heat<'_> {
             let class = if picked { "outline picked" } else { "outline" };
             svg.rect(class, (x + 0.5, y + 0.5), (w - 1.0, h - 1.0), "");
         }
-        let stride = (28.0 / cell_width).ceil().max(1.0) as usize;
+        let widest = across
+            .sizes
+            .iter()
+            .map(|size| size.to_string().len())
+            .max()
+            .unwrap_or(1) as f64
+            * 6.6
+            + 5.0;
+        let stride = (widest / cell_width).ceil().max(1.0) as usize;
         for (c, size) in across.sizes.iter().enumerate().step_by(stride) {
             let x = left + (c as f64 + 0.5) * cell_width;
             svg.text("tick", (x, bottom + 16.0), Anchor::Middle, &size.to_string());
         }
         let right = left + columns as f64 * cell_width;
         // A single narrow column has no room to end its name under itself.
-        let (at, anchor) = if right < 120.0 { (0.0, Anchor::Start) } else { (right, Anchor::End) };
+        let (at, anchor) = if right < 120.0 {
+            (0.0, Anchor::Start)
+        } else {
+            (right, Anchor::End)
+        };
         svg.text("name", (at, bottom + 33.0), anchor, &format!("{} →", across.name));
         svg.finish()
     }
@@ -133,7 +161,13 @@ fn ink(q: usize) -> &'static str {
 
 /// The colour scale with its lowest, middle and highest value.
 pub(crate) fn legend(id: &str, title: &str, unit: Unit, (low, high): (f64, f64)) -> String {
-    let mut svg = Svg::new(id, "legend", (300.0, 36.0), title, "Colour scale, from the lowest to the highest value.");
+    let mut svg = Svg::new(
+        id,
+        "legend",
+        (300.0, 36.0),
+        title,
+        "Colour scale, from the lowest to the highest value.",
+    );
     let step = 300.0 / SHADES as f64;
     for q in 0..SHADES {
         svg.rect(&format!("q{q}"), (q as f64 * step, 0.0), (step + 0.2, 12.0), "");

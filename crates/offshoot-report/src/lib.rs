@@ -25,6 +25,7 @@
 
 mod chart;
 mod curves;
+mod figures;
 mod heat;
 mod labels;
 mod page;

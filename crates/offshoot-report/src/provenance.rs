@@ -46,15 +46,25 @@ pub(crate) fn sources(catalog: &Catalog) -> Vec<Source> {
         match groups.iter_mut().find(|(first, ..)| alike(first, card)) {
             Some((_, count, shared)) => {
                 *count += 1;
-                let different: Vec<String> =
-                    shared.iter().filter(|(key, value)| card.details.get(*key) != Some(*value)).map(|(key, _)| key.clone()).collect();
+                let different: Vec<String> = shared
+                    .iter()
+                    .filter(|(key, value)| card.details.get(*key) != Some(*value))
+                    .map(|(key, _)| key.clone())
+                    .collect();
                 for key in different {
                     shared.remove(&key);
                 }
             }
             None => {
-                let plain = card.details.iter().filter(|(_, value)| !value.is_array() && !value.is_object());
-                groups.push((card, 1, plain.map(|(key, value)| (key.clone(), value.clone())).collect()));
+                let plain = card
+                    .details
+                    .iter()
+                    .filter(|(_, value)| !value.is_array() && !value.is_object());
+                groups.push((
+                    card,
+                    1,
+                    plain.map(|(key, value)| (key.clone(), value.clone())).collect(),
+                ));
             }
         }
     }

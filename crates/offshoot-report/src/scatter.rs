@@ -49,14 +49,22 @@ impl Scatter<'_> {
     /// Draws the chart at `width` by `height`; `class` is the caller's own word.
     pub(crate) fn draw(&self, class: &str, (width, height): (f64, f64)) -> String {
         let narrow = width < 420.0;
-        let frame = Frame { left: 44.0, right: width - 16.0, top: 30.0, bottom: height - 44.0 };
+        let frame = Frame {
+            left: 44.0,
+            right: width - 16.0,
+            top: 30.0,
+            bottom: height - 44.0,
+        };
         let costs: Vec<f64> = self.dots.iter().map(|dot| dot.x).collect();
         let x = Scale::fitting(&costs, 8.0, (frame.left, frame.right));
         let y = Scale::linear(self.dots.iter().map(|dot| dot.y), (frame.bottom, frame.top));
         let id = format!("{}-{class}", self.id);
         let mut svg = Svg::new(&id, class, (width, height), self.title, self.description);
         let x_name = format!("{}{}", self.x.1, if x.is_log() { " (log scale)" } else { "" });
-        let wanted = (if narrow { 4 } else { (width / 90.0) as usize }, (height / 60.0) as usize);
+        let wanted = (
+            if narrow { 4 } else { (width / 90.0) as usize },
+            (height / 60.0) as usize,
+        );
         frame.draw(&mut svg, (&x, self.x.0, &x_name), (&y, self.y.0, self.y.1), wanted);
 
         let at = |dot: &Dot| (x.at(dot.x), y.at(dot.y));
@@ -121,8 +129,12 @@ impl Scatter<'_> {
     ) {
         // Named children first, then the front from both ends inwards, so that its ends keep theirs.
         let mut wanted: Vec<usize> = (0..self.dots.len()).filter(|&i| self.dots[i].name.is_some()).collect();
-        let unnamed: Vec<usize> =
-            self.front.iter().copied().filter(|&i| self.dots.get(i).is_some_and(|dot| dot.name.is_none())).collect();
+        let unnamed: Vec<usize> = self
+            .front
+            .iter()
+            .copied()
+            .filter(|&i| self.dots.get(i).is_some_and(|dot| dot.name.is_none()))
+            .collect();
         let half = unnamed.len().div_ceil(2);
         for (i, &index) in unnamed.iter().enumerate().take(half) {
             wanted.push(index);
@@ -135,11 +147,19 @@ impl Scatter<'_> {
             .iter()
             .map(|&i| {
                 let dot = &self.dots[i];
-                Label { text: dot.name.clone().unwrap_or_else(|| dot.id.clone()), at: at(dot), needed: dot.name.is_some() }
+                Label {
+                    text: dot.name.clone().unwrap_or_else(|| dot.id.clone()),
+                    at: at(dot),
+                    needed: dot.name.is_some(),
+                }
             })
             .collect();
-        let circles: Vec<(f64, f64, f64)> =
-            self.dots.iter().map(|dot| (at(dot), dot)).map(|((x, y), dot)| (x, y, radius + f64::from(dot.intact))).collect();
+        let circles: Vec<(f64, f64, f64)> = self
+            .dots
+            .iter()
+            .map(|dot| (at(dot), dot))
+            .map(|((x, y), dot)| (x, y, radius + f64::from(dot.intact)))
+            .collect();
         let places = place(&labels, &circles, steps, frame, 11.0);
         for ((label, found), &i) in labels.iter().zip(places).zip(&wanted) {
             let Some(found) = found else { continue };
@@ -147,7 +167,11 @@ impl Scatter<'_> {
                 svg.line("leader", label.at, leader);
             }
             let class = if label.needed { "label named" } else { "label" };
-            let class = if on_front[i] { format!("{class} onfront") } else { class.to_owned() };
+            let class = if on_front[i] {
+                format!("{class} onfront")
+            } else {
+                class.to_owned()
+            };
             svg.text(&class, found.at, found.anchor, &label.text);
         }
     }

@@ -20,15 +20,25 @@ impl<'a> Score<'a> {
     /// The score of `catalog`.
     pub(crate) fn of(catalog: &'a Catalog) -> Self {
         let metric = catalog.score.as_str();
-        let split = [Split::Val, Split::Test, Split::Train]
-            .into_iter()
-            .find(|&split| catalog.children.iter().any(|child| finite_score(child, metric, split).is_some()));
-        Self { metric, split, unit: Unit::of_metric(metric), name: metric_name(metric) }
+        let split = [Split::Val, Split::Test, Split::Train].into_iter().find(|&split| {
+            catalog
+                .children
+                .iter()
+                .any(|child| finite_score(child, metric, split).is_some())
+        });
+        Self {
+            metric,
+            split,
+            unit: Unit::of_metric(metric),
+            name: metric_name(metric),
+        }
     }
 
     /// The scorecard behind a child's place in the charts.
     pub(crate) fn card<'c>(&self, child: &'c Child) -> Option<&'c Scorecard> {
-        child.scorecard(self.metric, self.split?).filter(|card| card.value.is_finite())
+        child
+            .scorecard(self.metric, self.split?)
+            .filter(|card| card.value.is_finite())
     }
 
     /// Its value.
@@ -81,7 +91,11 @@ impl Cost {
 
     /// How it is written.
     pub(crate) fn unit(self) -> Unit {
-        if self == Self::Latency { Unit::Milliseconds } else { Unit::Count }
+        if self == Self::Latency {
+            Unit::Milliseconds
+        } else {
+            Unit::Count
+        }
     }
 
     /// Its name in a sentence.
@@ -115,7 +129,11 @@ impl Cost {
 /// Indices into `catalog.children` of the front of score over `cost`, ascending in cost.
 pub(crate) fn front(catalog: &Catalog, score: &Score, cost: Cost) -> Vec<usize> {
     let place = |child: &Child| catalog.children.iter().position(|other| std::ptr::eq(other, child));
-    catalog.pareto(|child| cost.of(child), |child| score.value(child)).into_iter().filter_map(place).collect()
+    catalog
+        .pareto(|child| cost.of(child), |child| score.value(child))
+        .into_iter()
+        .filter_map(place)
+        .collect()
 }
 
 /// The axes of the family: the space's, or for a family without one those that all shapes share, with the sizes seen.
@@ -123,14 +141,23 @@ pub(crate) fn axes(catalog: &Catalog) -> Vec<Axis> {
     if let Some(space) = &catalog.space {
         return space.axes.clone();
     }
-    let Some(first) = catalog.children.first() else { return Vec::new() };
+    let Some(first) = catalog.children.first() else {
+        return Vec::new();
+    };
     let mut axes = Vec::new();
     for (name, _) in first.shape.iter() {
-        let mut sizes: Vec<usize> = catalog.children.iter().filter_map(|child| child.shape.get(name)).collect();
+        let mut sizes: Vec<usize> = catalog
+            .children
+            .iter()
+            .filter_map(|child| child.shape.get(name))
+            .collect();
         if sizes.len() == catalog.children.len() {
             sizes.sort_unstable();
             sizes.dedup();
-            axes.push(Axis { name: name.to_owned(), sizes });
+            axes.push(Axis {
+                name: name.to_owned(),
+                sizes,
+            });
         }
     }
     axes
@@ -139,8 +166,11 @@ pub(crate) fn axes(catalog: &Catalog) -> Vec<Axis> {
 /// The place of the intact parent among the children, where the space has one.
 pub(crate) fn intact(catalog: &Catalog) -> Option<usize> {
     let space = catalog.space.as_ref()?;
-    let sizes: Option<Vec<(&str, usize)>> =
-        space.axes.iter().map(|axis| Some((axis.name.as_str(), *axis.sizes.last()?))).collect();
+    let sizes: Option<Vec<(&str, usize)>> = space
+        .axes
+        .iter()
+        .map(|axis| Some((axis.name.as_str(), *axis.sizes.last()?)))
+        .collect();
     let shape = Shape::new(sizes.filter(|sizes| !sizes.is_empty())?);
     catalog.children.iter().position(|child| child.shape == shape)
 }

@@ -60,7 +60,11 @@ pub(crate) struct Table {
 }
 
 fn words(text: &str) -> Cell {
-    Cell { text: text.to_owned(), sort: text.to_owned(), ..Cell::default() }
+    Cell {
+        text: text.to_owned(),
+        sort: text.to_owned(),
+        ..Cell::default()
+    }
 }
 
 fn whole(value: u64, unit: Unit, noun: &str) -> Cell {
@@ -72,16 +76,27 @@ fn whole(value: u64, unit: Unit, noun: &str) -> Cell {
     }
 }
 
-/// A measured number; a dash where there is none, a word where it is not finite.
+/// A measured number; a dash where there is none or it is not finite.
 fn measured(value: Option<f64>, unit: Unit) -> Cell {
     match value {
-        None => Cell { text: "–".into(), title: "not measured".into(), number: true, ..Cell::default() },
-        Some(value) if !value.is_finite() => {
-            Cell { text: "not finite".into(), title: value.to_string(), number: true, ..Cell::default() }
-        }
-        Some(value) => {
-            Cell { text: unit.bare(value), title: value.to_string(), sort: format!("{value:e}"), number: true }
-        }
+        None => Cell {
+            text: "–".into(),
+            title: "not measured".into(),
+            number: true,
+            ..Cell::default()
+        },
+        Some(value) if !value.is_finite() => Cell {
+            text: "–".into(),
+            title: "its scorecard holds no finite number".into(),
+            number: true,
+            ..Cell::default()
+        },
+        Some(value) => Cell {
+            text: unit.bare(value),
+            title: value.to_string(),
+            sort: format!("{value:e}"),
+            number: true,
+        },
     }
 }
 
@@ -90,20 +105,31 @@ type Measure = (String, Option<Split>);
 
 /// The value of a measure, finite or not.
 fn value_of(child: &Child, (metric, split): &Measure) -> Option<f64> {
-    child.scorecards.iter().find(|card| card.metric == *metric && card.split == *split).map(|card| card.value)
+    child
+        .scorecards
+        .iter()
+        .find(|card| card.metric == *metric && card.split == *split)
+        .map(|card| card.value)
 }
 
 /// Columns of measured numbers: the score on val and, where measured, on other splits; latency; then the other metrics.
 fn measures(catalog: &Catalog, score: &Score) -> (Vec<Measure>, usize) {
     let mut seen: Vec<Measure> = Vec::new();
     for card in catalog.children.iter().flat_map(|child| &child.scorecards) {
-        if !seen.iter().any(|(metric, split)| *metric == card.metric && *split == card.split) {
+        if !seen
+            .iter()
+            .any(|(metric, split)| *metric == card.metric && *split == card.split)
+        {
             seen.push((card.metric.clone(), card.split));
         }
     }
     let mut kept: Vec<Measure> = vec![(score.metric.to_owned(), Some(Split::Val))];
     for split in [Split::Test, Split::Train] {
-        if catalog.children.iter().any(|child| finite_score(child, score.metric, split).is_some()) {
+        if catalog
+            .children
+            .iter()
+            .any(|child| finite_score(child, score.metric, split).is_some())
+        {
             kept.push((score.metric.to_owned(), Some(split)));
         }
     }
@@ -124,7 +150,11 @@ pub(crate) fn table(
     fronts: &[Vec<usize>; 3],
     picked: Option<&str>,
 ) -> Table {
-    let column = |text: &str, title: &str, number| Column { text: text.into(), title: title.into(), number };
+    let column = |text: &str, title: &str, number| Column {
+        text: text.into(),
+        title: title.into(),
+        number,
+    };
     let named = catalog.children.iter().any(|child| child.name.is_some());
     let (measures, left_out) = measures(catalog, score);
     let mut columns = vec![column("id", "", false)];
@@ -143,9 +173,17 @@ pub(crate) fn table(
             Some(split) => format!("{} on the {split} split", metric_name(metric)),
             None => metric_name(metric),
         };
-        columns.push(Column { text: format!("{short}{on}{unit}"), title, number: true });
+        columns.push(Column {
+            text: format!("{short}{on}{unit}"),
+            title,
+            number: true,
+        });
     }
-    columns.push(column("front", "on the Pareto front over P parameters, M multiply-adds, L latency", false));
+    columns.push(column(
+        "front",
+        "on the Pareto front over P parameters, M multiply-adds, L latency",
+        false,
+    ));
 
     let rows = catalog.children.iter().enumerate().map(|(index, child)| {
         let mut cells = vec![words(&child.id)];
@@ -154,7 +192,12 @@ pub(crate) fn table(
         }
         for axis in axes {
             let size = child.shape.get(axis).map(|size| size.to_string()).unwrap_or_default();
-            cells.push(Cell { text: size.clone(), sort: size, title: String::new(), number: true });
+            cells.push(Cell {
+                text: size.clone(),
+                sort: size,
+                title: String::new(),
+                number: true,
+            });
         }
         cells.push(whole(child.parameters, Unit::Count, "parameters"));
         cells.push(whole(child.macs, Unit::Count, "multiply-adds"));
@@ -169,8 +212,16 @@ pub(crate) fn table(
             .map(|(cost, _)| cost.letter())
             .collect();
         let fronts = on.join(" ");
-        let sort = if fronts.is_empty() { String::new() } else { format!("{}{fronts}", 3 - on.len()) };
-        cells.push(Cell { text: fronts.clone(), sort, ..Cell::default() });
+        let sort = if fronts.is_empty() {
+            String::new()
+        } else {
+            format!("{}{fronts}", 3 - on.len())
+        };
+        cells.push(Cell {
+            text: fronts.clone(),
+            sort,
+            ..Cell::default()
+        });
         Row {
             anchor: format!("child-{index}"),
             cells,
@@ -179,5 +230,9 @@ pub(crate) fn table(
             picked: picked == Some(child.id.as_str()),
         }
     });
-    Table { rows: rows.collect(), columns, left_out }
+    Table {
+        rows: rows.collect(),
+        columns,
+        left_out,
+    }
 }

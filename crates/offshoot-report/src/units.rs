@@ -33,8 +33,12 @@ impl Unit {
             Self::Share => format!("{} %", self.bare(value)),
             Self::Milliseconds => format!("{} ms", self.bare(value)),
             Self::Bytes => {
-                let text = si(value, 3);
-                if text.ends_with(char::is_alphabetic) { format!("{text}B") } else { format!("{text} B") }
+                let text = si(value, 3, true);
+                if text.ends_with(char::is_alphabetic) {
+                    format!("{text}B")
+                } else {
+                    format!("{text} B")
+                }
             }
             Self::Count | Self::Plain => self.bare(value),
         }
@@ -44,9 +48,9 @@ impl Unit {
     pub(crate) fn bare(self, value: f64) -> String {
         match self {
             Self::Share => format!("{:.2}", value * 100.0),
-            Self::Count => si(value, 3),
+            Self::Count => si(value, 3, true),
             Self::Bytes => self.with_unit(value),
-            Self::Milliseconds => significant(value, 3),
+            Self::Milliseconds => padded_to(value, 3),
             Self::Plain => significant(value, 4),
         }
     }
@@ -55,7 +59,7 @@ impl Unit {
     pub(crate) fn tick(self, value: f64) -> String {
         match self {
             Self::Share => shortest(value * 100.0),
-            Self::Count | Self::Bytes => si(value, 4),
+            Self::Count | Self::Bytes => si(value, 4, false),
             Self::Milliseconds | Self::Plain => shortest(value),
         }
     }
@@ -70,8 +74,8 @@ impl Unit {
     }
 }
 
-/// A count with an SI prefix and at most `digits` significant digits: `21.7 M`.
-fn si(value: f64, digits: usize) -> String {
+/// A count with an SI prefix and `digits` significant digits: `21.7 M`; trailing zeros only where it is `padded`.
+fn si(value: f64, digits: usize, padded: bool) -> String {
     let prefixes = ["", "k", "M", "G", "T", "P", "E"];
     let mut power = 0;
     let mut scaled = value;
@@ -80,8 +84,27 @@ fn si(value: f64, digits: usize) -> String {
         scaled /= 1000.0;
         power += 1;
     }
-    let text = if power == 0 { shortest(scaled) } else { significant(scaled, digits) };
-    if power == 0 { text } else { format!("{text} {}", prefixes[power]) }
+    if power == 0 {
+        return shortest(scaled);
+    }
+    let text = if padded {
+        padded_to(scaled, digits)
+    } else {
+        significant(scaled, digits)
+    };
+    format!("{text} {}", prefixes[power])
+}
+
+/// `value` rounded to `digits` significant digits with its trailing zeros, so that a column of them lines up.
+fn padded_to(value: f64, digits: usize) -> String {
+    let short = significant(value, digits);
+    if value == 0.0 || short.contains('e') || !value.is_finite() {
+        return short;
+    }
+    // Rounding may have raised the magnitude: 9.999 becomes 10.0.
+    let rounded: f64 = short.parse().unwrap_or(value);
+    let decimals = (digits as f64 - 1.0 - rounded.abs().log10().floor()).clamp(0.0, 12.0) as usize;
+    format!("{rounded:.decimals$}")
 }
 
 /// `value` rounded to `digits` significant digits, trailing zeros kept off, in powers of ten where it is tiny or huge.
@@ -108,7 +131,11 @@ pub(crate) fn shortest(value: f64) -> String {
 }
 
 fn trimmed(text: &str) -> &str {
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text }
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        text
+    }
 }
 
 /// A whole number with its thousands set apart: `303,301,632`.
@@ -149,11 +176,15 @@ mod tests {
         assert_eq!(Unit::Share.with_unit(0.8242), "82.42 %");
         assert_eq!(Unit::Count.with_unit(21_665_664.0), "21.7 M");
         assert_eq!(Unit::Count.with_unit(303_301_632.0), "303 M");
-        assert_eq!(Unit::Count.with_unit(999_700.0), "1 M");
+        assert_eq!(Unit::Count.with_unit(999_700.0), "1.00 M");
+        assert_eq!(Unit::Count.with_unit(27_000_000.0), "27.0 M");
+        assert_eq!(Unit::Count.with_unit(9_999_000.0), "10.0 M");
         assert_eq!(Unit::Count.with_unit(12.0), "12");
         assert_eq!(Unit::Bytes.with_unit(86_662_656.0), "86.7 MB");
         assert_eq!(Unit::Bytes.with_unit(12.0), "12 B");
         assert_eq!(Unit::Milliseconds.with_unit(12.345), "12.3 ms");
+        assert_eq!(Unit::Milliseconds.with_unit(105.0), "105 ms");
+        assert_eq!(Unit::Milliseconds.with_unit(0.0), "0 ms");
         assert_eq!(Unit::Count.tick(2e7), "20 M");
         assert_eq!(Unit::Share.tick(0.7_f64 + 0.1), "80");
         assert_eq!(significant(6.1697e-5, 3), "6.17e-5");

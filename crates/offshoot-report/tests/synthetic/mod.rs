@@ -9,19 +9,45 @@ use serde_json::{Map, Value, json};
 
 /// k-NN accuracy in percent (POA, tables 13 to 15): one row per depth from 12 to 24, one column per width from 384 to 1024.
 pub(crate) const KNN: [[f64; 11]; 13] = [
-    [76.78, 78.42, 79.17, 79.78, 80.27, 80.68, 80.86, 81.02, 81.10, 81.14, 81.09],
-    [76.84, 78.37, 79.17, 79.85, 80.83, 80.66, 80.93, 81.23, 81.24, 81.12, 81.15],
-    [77.59, 78.95, 79.69, 80.26, 80.69, 81.04, 81.25, 81.36, 81.52, 81.60, 81.59],
-    [77.89, 79.16, 79.86, 80.35, 80.75, 81.16, 81.40, 81.62, 81.62, 81.63, 81.58],
-    [78.15, 79.30, 80.13, 80.75, 81.06, 81.36, 81.55, 81.78, 81.92, 81.77, 81.85],
-    [78.34, 79.65, 80.26, 80.76, 81.11, 81.54, 81.63, 81.76, 82.02, 81.92, 81.88],
-    [78.58, 79.75, 80.43, 80.92, 81.28, 81.69, 81.72, 81.99, 82.04, 82.02, 82.05],
-    [78.62, 79.90, 80.52, 80.98, 81.32, 81.57, 81.83, 82.13, 82.09, 82.14, 82.12],
-    [78.93, 79.97, 80.61, 81.17, 81.45, 81.79, 81.98, 82.17, 82.22, 82.15, 82.17],
-    [78.99, 80.21, 80.73, 81.31, 81.49, 81.86, 82.05, 82.18, 82.32, 82.22, 82.20],
-    [79.25, 80.25, 80.89, 81.36, 81.63, 81.87, 82.10, 82.31, 82.34, 82.36, 82.41],
-    [79.37, 80.30, 80.89, 81.35, 81.73, 81.93, 82.19, 82.37, 82.41, 82.41, 82.39],
-    [79.33, 80.28, 80.90, 81.33, 81.65, 81.90, 82.15, 82.35, 82.42, 82.28, 82.27],
+    [
+        76.78, 78.42, 79.17, 79.78, 80.27, 80.68, 80.86, 81.02, 81.10, 81.14, 81.09,
+    ],
+    [
+        76.84, 78.37, 79.17, 79.85, 80.83, 80.66, 80.93, 81.23, 81.24, 81.12, 81.15,
+    ],
+    [
+        77.59, 78.95, 79.69, 80.26, 80.69, 81.04, 81.25, 81.36, 81.52, 81.60, 81.59,
+    ],
+    [
+        77.89, 79.16, 79.86, 80.35, 80.75, 81.16, 81.40, 81.62, 81.62, 81.63, 81.58,
+    ],
+    [
+        78.15, 79.30, 80.13, 80.75, 81.06, 81.36, 81.55, 81.78, 81.92, 81.77, 81.85,
+    ],
+    [
+        78.34, 79.65, 80.26, 80.76, 81.11, 81.54, 81.63, 81.76, 82.02, 81.92, 81.88,
+    ],
+    [
+        78.58, 79.75, 80.43, 80.92, 81.28, 81.69, 81.72, 81.99, 82.04, 82.02, 82.05,
+    ],
+    [
+        78.62, 79.90, 80.52, 80.98, 81.32, 81.57, 81.83, 82.13, 82.09, 82.14, 82.12,
+    ],
+    [
+        78.93, 79.97, 80.61, 81.17, 81.45, 81.79, 81.98, 82.17, 82.22, 82.15, 82.17,
+    ],
+    [
+        78.99, 80.21, 80.73, 81.31, 81.49, 81.86, 82.05, 82.18, 82.32, 82.22, 82.20,
+    ],
+    [
+        79.25, 80.25, 80.89, 81.36, 81.63, 81.87, 82.10, 82.31, 82.34, 82.36, 82.41,
+    ],
+    [
+        79.37, 80.30, 80.89, 81.35, 81.73, 81.93, 82.19, 82.37, 82.41, 82.41, 82.39,
+    ],
+    [
+        79.33, 80.28, 80.90, 81.33, 81.65, 81.90, 82.15, 82.35, 82.42, 82.28, 82.27,
+    ],
 ];
 
 /// A share measured on `split`.
@@ -41,7 +67,13 @@ pub(crate) fn score(metric: &str, split: Split, value: f64) -> Scorecard {
 
 /// A latency.
 pub(crate) fn latency(value: f64) -> Scorecard {
-    Scorecard { metric: "latency_ms".into(), split: None, data: None, examples: 1, ..score("", Split::Val, value) }
+    Scorecard {
+        metric: "latency_ms".into(),
+        split: None,
+        data: None,
+        examples: 1,
+        ..score("", Split::Val, value)
+    }
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -52,7 +84,16 @@ fn object(value: Value) -> Map<String, Value> {
 pub(crate) fn child(shape: Shape, parameters: u64, macs: u64) -> Child {
     let id = shape.id();
     let source = ChildSource::View(format!("views/{id}.json"));
-    Child { id, name: None, shape, source, parameters, macs, bytes: 4 * parameters + 4096, scorecards: Vec::new() }
+    Child {
+        id,
+        name: None,
+        shape,
+        source,
+        parameters,
+        macs,
+        bytes: 4 * parameters + 4096,
+        scorecards: Vec::new(),
+    }
 }
 
 /// A family of `space` with no children yet.
@@ -100,12 +141,23 @@ pub(crate) fn empty(space: Option<Space>) -> Catalog {
 
 /// A space over named axes.
 pub(crate) fn space(axes: &[(&str, Vec<usize>)]) -> Space {
-    Space { axes: axes.iter().map(|(name, sizes)| Axis { name: (*name).into(), sizes: sizes.clone() }).collect() }
+    Space {
+        axes: axes
+            .iter()
+            .map(|(name, sizes)| Axis {
+                name: (*name).into(),
+                sizes: sizes.clone(),
+            })
+            .collect(),
+    }
 }
 
 /// The 143 children of an elastic ViT-L/16, all scored on val, three on test, a third of them timed.
 pub(crate) fn vit_family() -> Catalog {
-    let axes = [("width", (0..11).map(|i| 384 + 64 * i).collect()), ("depth", (12..=24).collect())];
+    let axes = [
+        ("width", (0..11).map(|i| 384 + 64 * i).collect()),
+        ("depth", (12..=24).collect()),
+    ];
     let mut catalog = empty(Some(space(&axes)));
     let shapes: Vec<Shape> = catalog.space.iter().flat_map(Space::iter).collect();
     for (index, shape) in shapes.into_iter().enumerate() {
@@ -137,7 +189,11 @@ pub(crate) fn vit_family() -> Catalog {
 
 /// A family over three axes in the manner of an elastic ResNet: 465 children.
 pub(crate) fn resnet_family() -> Catalog {
-    let axes = [("mid", vec![64, 96, 128]), ("n2", (4..=8).collect()), ("n3", (6..=36).collect())];
+    let axes = [
+        ("mid", vec![64, 96, 128]),
+        ("n2", (4..=8).collect()),
+        ("n3", (6..=36).collect()),
+    ];
     let mut catalog = empty(Some(space(&axes)));
     let shapes: Vec<Shape> = catalog.space.iter().flat_map(Space::iter).collect();
     for (index, shape) in shapes.into_iter().enumerate() {
@@ -199,7 +255,8 @@ pub(crate) fn facts() -> RunFacts {
     RunFacts {
         title: "ViT-L/16 on ImageNet-1k".into(),
         metrics: metrics(276_800, 100),
-        recipe_toml: "seed = 7\n\n[parent]\nname = \"vit-l16\"\n\n[train]\nepochs = 346\nbatch = 1600\nlr = 0.005\n".into(),
+        recipe_toml: "seed = 7\n\n[parent]\nname = \"vit-l16\"\n\n[train]\nepochs = 346\nbatch = 1600\nlr = 0.005\n"
+            .into(),
         notes: vec![
             note("Version", "offshoot 0.1.0"),
             note("Command", "offshoot pretrain vit-l16 --data /data/imagenet-1k --seed 7"),
