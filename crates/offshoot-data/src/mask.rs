@@ -16,6 +16,7 @@ const TRIES: usize = 10;
 #[serde(default, deny_unknown_fields)]
 pub struct BlockMasks {
     /// Patches of a global crop: rows, columns.
+    #[serde(skip)]
     pub grid: (usize, usize),
     /// Smallest and largest share of patches that a masked crop is asked to hide.
     pub ratio: (f32, f32),
@@ -28,6 +29,7 @@ pub struct BlockMasks {
     /// The area of the largest block, as a share of all patches.
     pub max_block: f32,
     /// The first global step with masks; before it, a loader gives zeros.
+    #[serde(skip)]
     pub from_step: u64,
 }
 
@@ -143,7 +145,7 @@ impl BlockMasks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
     fn counts(masks: &[u8], patches: usize) -> Vec<usize> {
         masks
@@ -195,7 +197,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn small_grids_work(rows in 1usize..9, columns in 1usize..9, images in 0usize..12, seed: u64) {
+        fn small_grids_work(rows in 1usize..9, columns in 1usize..9, images in 0usize..12, seed in any::<u64>()) {
             let masks = BlockMasks { grid: (rows, columns), ..BlockMasks::default() };
             let drawn = masks.draw(images, &mut Rng::for_example(seed, "masks", 0, 0));
             prop_assert_eq!(drawn.len(), images * rows * columns);

@@ -102,7 +102,11 @@ mod tests {
         assert_eq!(drawn, PINNED);
     }
 
-    const PINNED: [u64; 3] = [0, 0, 0];
+    const PINNED: [u64; 3] = [
+        8_116_729_412_116_211_929,
+        16_792_535_111_361_049_699,
+        9_792_616_259_886_167_452,
+    ];
 
     #[test]
     fn keys_are_independent() {

@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn factors_of_one_and_turns_of_zero_change_nothing_or_little() {
-        let original: Vec<u8> = (0..=255)
+        let original: Vec<u8> = (0..=255u8)
             .flat_map(|i| [i, i.wrapping_mul(7), i.wrapping_mul(31)])
             .collect();
         let mut pixels = original.clone();

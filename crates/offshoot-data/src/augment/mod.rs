@@ -53,6 +53,8 @@ pub enum Blur {
 ///
 /// Each crop is cut and resized (bicubic, antialiased), flipped, jittered in colour, perhaps turned grey, blurred and
 /// solarized, each step on 8-bit pixels with torchvision's and PIL's arithmetic, and normalised last.
+///
+/// In a recipe, channels and normalisation are facts of the data: they are filled in after the rest was read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MultiCrop {
@@ -79,10 +81,13 @@ pub struct MultiCrop {
     /// How often the second global crop is solarized (pixels from 128 on are inverted); others never are.
     pub solarize_p: f32,
     /// The mean of each channel that is subtracted, of values in 0..1. One value stands for every channel.
+    #[serde(skip)]
     pub mean: Vec<f32>,
     /// The standard deviation of each channel that values are divided by. One value stands for every channel.
+    #[serde(skip)]
     pub std: Vec<f32>,
     /// 1 or 3. With 1, colour images become grey; with 3, grey images are repeated.
+    #[serde(skip)]
     pub channels: u8,
 }
 

@@ -1,0 +1,8 @@
+//! The crate from the outside: real files of every format, hostile files, augmentation, loader and sheet.
+
+mod augmentation;
+mod fixtures;
+mod formats;
+mod hostile;
+mod loading;
+mod sheet;
