@@ -284,7 +284,7 @@ impl Catalog {
     }
 
     /// The children that no other child beats: none has at most the cost and more of the score. Ascending in cost.
-    pub fn pareto<'a>(&'a self, cost: impl Fn(&Child) -> Option<f64>, score: impl Fn(&Child) -> Option<f64>) -> Vec<&'a Child> {
+    pub fn pareto(&self, cost: impl Fn(&Child) -> Option<f64>, score: impl Fn(&Child) -> Option<f64>) -> Vec<&Child> {
         let mut measured: Vec<(f64, f64, &Child)> =
             self.children.iter().filter_map(|c| Some((cost(c)?, score(c)?, c))).collect();
         measured.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));

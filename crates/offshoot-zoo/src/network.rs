@@ -115,6 +115,9 @@ pub trait Network: Send + Sync {
     /// Multiply-adds of one image of side `image` pixels through the whole network.
     fn macs(&self, image: usize) -> u64;
 
+    /// Numbers that a forward pass of one image of side `image` pixels keeps for the backward pass.
+    fn activations(&self, image: usize) -> u64;
+
     /// How its weights are named and described in a Hugging Face folder.
     fn layout(&self) -> Layout;
 }

@@ -312,6 +312,15 @@ impl Network for VitNetwork {
         embed + depth * (matrices + attention)
     }
 
+    fn activations(&self, image: usize) -> u64 {
+        let tokens = (image / self.vit.patch).pow(2) as u64 + 1;
+        let (width, heads, ratio) = (self.vit.width as u64, self.vit.heads() as u64, self.vit.mlp_ratio as u64);
+        // Of one block: norms, qkv and its parts, mixed heads, projections and their scaled sums; the hidden layer before and
+        // after GELU; scores and probabilities.
+        let block = tokens * width * (18 + 2 * ratio) + 3 * heads * tokens * tokens;
+        self.vit.depth as u64 * block
+    }
+
     fn layout(&self) -> Layout {
         vit_layout(&self.vit)
     }

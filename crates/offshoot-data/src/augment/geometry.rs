@@ -1,7 +1,7 @@
 //! Where a crop lies, and how it is resized.
 
 use fast_image_resize::images::{CroppedImage, Image as Buffer, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::image::Image;
 use crate::rng::Rng;
@@ -67,46 +67,59 @@ pub fn random_crop(width: u32, height: u32, scale: (f32, f32), rng: &mut Rng) ->
 /// filter (a = -0.5) that widens where it shrinks. As in PIL, pixels outside of `place` have no influence.
 #[must_use]
 pub fn resize_crop(image: &Image, place: Rect, width: u32, height: u32, resizer: &mut Resizer) -> Vec<u8> {
-    resize(image, width, height, resizer, |source, target, resizer| {
-        let part = CroppedImage::new(source, place.left, place.top, place.width, place.height).ok()?;
-        resizer.resize(&part, target, &bicubic()).ok()
-    })
+    let kind = pixel_type(image);
+    let mut target = Buffer::new(width, height, kind);
+    let source = ImageRef::new(image.width, image.height, &image.pixels, kind);
+    let part = source.as_ref().ok().and_then(|source| {
+        let Rect {
+            left,
+            top,
+            width,
+            height,
+        } = place;
+        CroppedImage::new(source, left, top, width, height).ok()
+    });
+    if let Some(part) = part {
+        let whole = [0.0, 0.0, f64::from(place.width), f64::from(place.height)];
+        two_passes(&part, whole, &mut target, resizer);
+    }
+    target.into_vec()
 }
 
-/// The part of an image at fractional `left`, `top`, of fractional `width` x `height`, resized as [`resize_crop`] does,
-/// but with the pixels around it where the filter reaches them: the same as resizing all and cutting afterwards.
+/// The part of an image at fractional `[left, top, width, height]`, resized as [`resize_crop`] does, but with the
+/// pixels around it where the filter reaches them: the same as resizing all and cutting afterwards.
 pub(crate) fn resize_box(image: &Image, place: [f64; 4], size: (u32, u32), resizer: &mut Resizer) -> Vec<u8> {
+    let kind = pixel_type(image);
+    let mut target = Buffer::new(size.0, size.1, kind);
+    if let Ok(source) = ImageRef::new(image.width, image.height, &image.pixels, kind) {
+        two_passes(&source, place, &mut target, resizer);
+    }
+    target.into_vec()
+}
+
+fn pixel_type(image: &Image) -> PixelType {
+    if image.channels == 3 {
+        PixelType::U8x3
+    } else {
+        PixelType::U8
+    }
+}
+
+/// Resizes along rows first and along columns then, as PIL does. The library's own order is the other one, and what is
+/// cut off at 0 and 255 in between differs. Sizes that it refuses, which no [`Image`] has, leave the target black.
+fn two_passes(source: &impl IntoImageView, place: [f64; 4], target: &mut Buffer<'_>, resizer: &mut Resizer) {
     let [left, top, width, height] = place;
-    resize(image, size.0, size.1, resizer, |source, target, resizer| {
-        resizer
-            .resize(source, target, &bicubic().crop(left, top, width, height))
-            .ok()
-    })
+    let (target_width, rows) = (target.width(), source.height());
+    let mut between = Buffer::new(target_width, rows, target.pixel_type());
+    let across = bicubic().crop(left, 0.0, width, f64::from(rows));
+    let down = bicubic().crop(0.0, top, f64::from(target_width), height);
+    let first = resizer.resize(source, &mut between, &across);
+    let done = first.and_then(|()| resizer.resize(&between, target, &down));
+    debug_assert!(done.is_ok(), "the resize was refused");
 }
 
 fn bicubic() -> ResizeOptions {
     ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
-}
-
-/// Runs one resize. Where the library refuses (a size of zero, which no [`Image`] has), the result is black.
-fn resize(
-    image: &Image,
-    width: u32,
-    height: u32,
-    resizer: &mut Resizer,
-    run: impl FnOnce(&ImageRef<'_>, &mut Buffer<'_>, &mut Resizer) -> Option<()>,
-) -> Vec<u8> {
-    let kind = if image.channels == 3 {
-        PixelType::U8x3
-    } else {
-        PixelType::U8
-    };
-    let mut target = Buffer::new(width, height, kind);
-    if let Ok(source) = ImageRef::new(image.width, image.height, &image.pixels, kind) {
-        let done = run(&source, &mut target, resizer);
-        debug_assert!(done.is_some(), "the resize was refused");
-    }
-    target.into_vec()
 }
 
 /// Mirrors pixels `[h, width, channels]` left to right.

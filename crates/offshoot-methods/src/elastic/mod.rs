@@ -3,10 +3,11 @@
 //! A teacher, an intact student and an elastic student see the same images. The elastic student is a *view* of the intact
 //! one, drawn anew at every step; the teacher is the average of the intact student and becomes the parent of the family.
 
-
+pub mod cost;
+pub mod family;
 pub mod heads;
 pub mod losses;
-
-
+pub mod pretrain;
+pub mod recipe;
 pub mod sampling;
 pub mod step;

@@ -3,7 +3,7 @@
 pub mod events;
 pub mod metrics;
 pub mod optimizer;
-
+pub mod run;
 pub mod schedule;
-
-
+pub mod state;
+pub mod trainer;

@@ -1,0 +1,120 @@
+//! What a run will cost before anything is allocated: multiply-adds of a step, and memory.
+
+use offshoot_family::Space;
+use offshoot_zoo::network::NetworkError;
+use offshoot_zoo::{Network, spec};
+
+use super::heads::Heads;
+use super::recipe::ElasticRecipe;
+use super::sampling::{Sampler, SamplingError};
+
+/// Sizes of the crops of one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepShape {
+    /// Images.
+    pub images: usize,
+    /// Side of a global crop, in pixels.
+    pub global_px: usize,
+    /// Side of a local crop, in pixels.
+    pub local_px: usize,
+    /// Local crops an image.
+    pub views: usize,
+    /// Masked patches of the step, on average.
+    pub masked: f64,
+}
+
+/// Predicted cost of one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepCost {
+    /// Floating-point operations, two for a multiply-add: the teacher's forward pass, and forward and backward (twice the
+    /// forward) of both students, backbone and heads. Loss, optimizer and average are not counted.
+    pub flops: f64,
+    /// Bytes of weights, averages, moments and gradients in fp32.
+    pub state_bytes: f64,
+    /// Bytes of activations kept for the backward pass in fp32, and of logits.
+    pub activation_bytes: f64,
+}
+
+impl StepCost {
+    /// All bytes together.
+    pub fn bytes(&self) -> f64 {
+        self.state_bytes + self.activation_bytes
+    }
+}
+
+/// The cost of one step in which the elastic student is, on average, `elastic`: a list of networks and their shares.
+pub fn step(network: &dyn Network, heads: &Heads, shape: StepShape, elastic: &[(Box<dyn Network>, f64)]) -> StepCost {
+    let globals = 2.0 * shape.images as f64;
+    let locals = (shape.views * shape.images) as f64;
+    let backbone = |network: &dyn Network| {
+        let local = if locals > 0.0 { locals * network.macs(shape.local_px) as f64 } else { 0.0 };
+        globals * network.macs(shape.global_px) as f64 + local
+    };
+    let rows = globals + shape.masked + locals;
+    let head = |dim: usize| -> f64 {
+        let inner = (dim * heads.hidden + heads.hidden * heads.hidden + heads.hidden * heads.bottleneck) as f64;
+        heads.prototypes.iter().map(|&k| inner + (heads.bottleneck * k) as f64).sum()
+    };
+    let dim = network.feature().size;
+    let teacher = globals * network.macs(shape.global_px) as f64 + (globals + shape.masked) * head(dim);
+    let intact = 3.0 * (backbone(network) + rows * head(dim));
+    let slim: f64 = elastic
+        .iter()
+        .map(|(child, share)| share * 3.0 * (backbone(child.as_ref()) + rows * head(child.feature().size)))
+        .sum();
+    let parameters = (spec::parameters(&network.specs()) + spec::parameters(&heads.specs())) as f64;
+    let activations = |network: &dyn Network| {
+        let at = |crops: f64, px: usize| if crops > 0.0 { crops * network.activations(px) as f64 } else { 0.0 };
+        at(globals, shape.global_px) + at(locals, shape.local_px)
+    };
+    let slim_activations: f64 = elastic.iter().map(|(child, share)| share * activations(child.as_ref())).sum();
+    let prototypes: f64 = heads.prototypes.iter().map(|&k| k as f64).sum();
+    // Logits, log-probabilities and products of both students, and the targets of the teacher.
+    let logits = prototypes * (2.0 * 4.0 * rows + 2.0 * (globals + shape.masked));
+    let hidden = rows * (6 * heads.hidden * heads.prototypes.len()) as f64;
+    StepCost {
+        flops: 2.0 * (teacher + intact + slim),
+        state_bytes: 4.0 * 5.0 * parameters,
+        activation_bytes: 4.0 * (activations(network) + slim_activations + logits + 2.0 * hidden),
+    }
+}
+
+/// Why a cost cannot be predicted.
+#[derive(Debug, thiserror::Error)]
+pub enum CostError {
+    /// A network cannot be made.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The space cannot be sampled.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+}
+
+/// The cost of an average step of a recipe, with iBOT on.
+///
+/// # Errors
+/// If the recipe's networks cannot be made.
+pub fn of_recipe(recipe: &ElasticRecipe) -> Result<StepCost, CostError> {
+    let network = recipe.network()?;
+    let space: Space = recipe.space()?;
+    let sampler = Sampler::new(&space, recipe.space.sampling_scale, recipe.seed)?;
+    let mut elastic = Vec::new();
+    for (child, copies) in sampler.multiplicities() {
+        let view = network.child(child, "")?;
+        elastic.push((offshoot_zoo::open(&view.child)?, *copies as f64 / sampler.cycle() as f64));
+    }
+    if elastic.is_empty() {
+        elastic.push((recipe.network()?, 1.0));
+    }
+    let images = recipe.train.batch;
+    let masks = &recipe.masks;
+    let share = f64::from(masks.probability) * f64::from(masks.ratio.0 + masks.ratio.1) / 2.0;
+    let shape = StepShape {
+        images,
+        global_px: recipe.crops.globals.px as usize,
+        local_px: recipe.crops.locals.px as usize,
+        views: recipe.crops.locals.count,
+        masked: (2 * images * network.mask_grid().pow(2)) as f64 * share,
+    };
+    Ok(step(network.as_ref(), &recipe.projection_heads(network.as_ref()), shape, &elastic))
+}

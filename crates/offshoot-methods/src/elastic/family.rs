@@ -1,0 +1,95 @@
+//! The family of a finished run: the parent's checkpoint, one view a child, and the catalog, written last.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use offshoot_family::catalog::{ChildSource, DataRef, FORMAT};
+use offshoot_family::files::write_atomic;
+use offshoot_family::{Catalog, CatalogError, Child, ParentRef, Space, View};
+use offshoot_zoo::checkpoint::{self, Checkpoint, CheckpointError};
+use offshoot_zoo::network::NetworkError;
+use offshoot_zoo::{Network, Weights, spec};
+
+/// Name of the metric that children are compared by, with and without labels.
+pub fn score_name(labels: bool) -> &'static str {
+    if labels { "knn@20" } else { "agreement@20" }
+}
+
+/// Why a family cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FamilyError {
+    /// The parent's checkpoint cannot be written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A child cannot be cut.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The catalog cannot be written.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A view cannot be written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Writes `parent/`, `views/` and, last, `catalog.json` into `folder`. Every child of `space` is entered with what it costs;
+/// nothing is measured yet.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write(
+    folder: &Path,
+    network: &dyn Network,
+    parent: &Weights,
+    space: &Space,
+    data: DataRef,
+    seed: u64,
+) -> Result<Catalog, FamilyError> {
+    let parent_folder = folder.join("parent");
+    checkpoint::save(network, parent, &data.preprocessing, &parent_folder)?;
+    let saved = Checkpoint::open(&parent_folder)?;
+    let hash = saved.hash()?;
+    let mut children = Vec::with_capacity(space.count());
+    for shape in space.iter() {
+        // The saved parent, not the one in training: positions of an exported model follow transformers' rule.
+        let view = saved.network().child(&shape, &hash)?;
+        let child = offshoot_zoo::open(&view.child)?;
+        let id = shape.id();
+        let file = format!("views/{id}.json");
+        write_view(&folder.join(&file), &view)?;
+        children.push(Child {
+            name: child.familiar_name().map(str::to_owned),
+            parameters: spec::parameters(&child.specs()),
+            macs: child.macs(child.image().1),
+            bytes: child.layout().bytes(),
+            source: ChildSource::View(file),
+            scorecards: Vec::new(),
+            shape,
+            id,
+        });
+    }
+    let catalog = Catalog {
+        format: FORMAT,
+        version: env!("CARGO_PKG_VERSION").into(),
+        method: "elastic".into(),
+        seed,
+        parent: ParentRef { path: "parent".into(), hash, architecture: saved.network().architecture() },
+        space: Some(space.clone()),
+        score: score_name(data.labels).into(),
+        data,
+        children,
+    };
+    catalog.save(folder)?;
+    Ok(catalog)
+}
+
+fn write_view(path: &Path, view: &View) -> Result<(), FamilyError> {
+    write_atomic(path, |w| Ok(serde_json::to_writer(w, view)?))
+        .map_err(|source| FamilyError::Io { path: path.to_owned(), source })
+}

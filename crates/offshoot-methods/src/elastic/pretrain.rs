@@ -1,0 +1,420 @@
+//! Elastic pre-training as a learner: students, teacher, optimizer and data, one step at a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use offshoot_data::{Batches, DataError, Loader, LoaderConfig, Rng, Source};
+use offshoot_eval::{EvalError, FeatureMatrix, Labelled};
+use offshoot_family::{Shape, Space};
+use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
+use offshoot_zoo::network::{KeepAll, NetworkError};
+use offshoot_zoo::tensor::{Device, Tensor};
+use offshoot_zoo::{DropPath, Network, TensorSpec, Weights, spec};
+
+use super::heads::Heads;
+use super::recipe::{ElasticRecipe, RecipeProblem, Schedules};
+use super::sampling::{Sampler, SamplingError};
+use super::step::{Batch, Elastic, Objective, Pass};
+use crate::train::optimizer::{self, AdamW, Gradients, Moments};
+use crate::train::state::TrainState;
+use crate::train::trainer::{Clock, Learner, StepReport};
+
+/// Why elastic pre-training cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ElasticError {
+    /// The recipe's numbers do not work.
+    #[error(transparent)]
+    Recipe(#[from] RecipeProblem),
+    /// The network cannot be made or cut.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The space cannot be sampled.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// A view does not fit.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A child cannot be measured.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// A checkpoint is not one of this run.
+    #[error("the checkpoint does not belong to this run: {0}")]
+    State(String),
+    /// Training diverged.
+    #[error("{steps} steps in a row had no finite loss or gradient; the last was step {last}")]
+    Diverged {
+        /// How many.
+        steps: u64,
+        /// The last of them.
+        last: u64,
+    },
+}
+
+impl ElasticError {
+    /// What to do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Data(error) => error.hint().map(str::to_owned),
+            Self::Sampling(error) => error.hint(),
+            Self::Diverged { .. } => {
+                Some("lower `optim.learning_rate`, or raise `optim.warmup_epochs`, and resume from an earlier checkpoint".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Steps in a row without a finite loss after which a run stops.
+const MAX_SKIPPED: u64 = 100;
+
+/// Prepared images in batches, `(values, images)`, and their labels where labels are used.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared {
+    /// Batches of `[images, channels, side, side]` values.
+    pub batches: Vec<(Vec<f32>, usize)>,
+    /// One class an image; empty without labels.
+    pub labels: Vec<u32>,
+}
+
+/// The images that probes look at.
+#[derive(Clone, Debug, Default)]
+pub struct ProbeImages {
+    /// Training images that vote; none without labels.
+    pub references: Option<Prepared>,
+    /// Held-out images that are scored.
+    pub queries: Prepared,
+    /// Number of classes.
+    pub classes: usize,
+}
+
+/// Teacher, students and optimizer of a run.
+pub struct ElasticLearner {
+    recipe: ElasticRecipe,
+    network: Box<dyn Network>,
+    heads: Heads,
+    /// Of backbone and heads, by name.
+    specs: BTreeMap<String, TensorSpec>,
+    schedules: Schedules,
+    space: Space,
+    sampler: Sampler,
+    /// Networks and plans of the children met so far, backbone and heads together.
+    children: BTreeMap<Shape, (Box<dyn Network>, Plan)>,
+    student: Weights,
+    teacher: Weights,
+    adam: AdamW,
+    /// Steps in a row that were skipped.
+    skipped: u64,
+    loader: Loader,
+    batches: Option<Batches>,
+    probe: ProbeImages,
+    device: Device,
+}
+
+impl ElasticLearner {
+    /// A learner at step 0 of a resolved recipe, on the images `train` of `source`.
+    ///
+    /// # Errors
+    /// If the recipe's numbers, the space or the data do not work.
+    pub fn new(
+        recipe: &ElasticRecipe,
+        source: Arc<dyn Source>,
+        train: Vec<usize>,
+        probe: ProbeImages,
+        device: &Device,
+    ) -> Result<Self, ElasticError> {
+        let loader = Loader::new(source, train, loader_config(recipe))?;
+        let network = recipe.network()?;
+        let heads = recipe.projection_heads(network.as_ref());
+        let specs = [network.specs(), heads.specs()].concat();
+        let student = spec::initialise(&specs, recipe.seed, device);
+        let space = recipe.space()?;
+        Ok(Self {
+            schedules: recipe.schedules(),
+            sampler: Sampler::new(&space, recipe.space.sampling_scale, recipe.seed)?,
+            space,
+            heads,
+            specs: specs.into_iter().map(|s| (s.name.clone(), s)).collect(),
+            children: BTreeMap::new(),
+            // The teacher starts as a copy of the student (elastic.md 4.4).
+            teacher: student.clone(),
+            student,
+            adam: AdamW::new(recipe.optim.beta1, recipe.optim.beta2, recipe.optim.epsilon),
+            skipped: 0,
+            loader,
+            batches: None,
+            probe,
+            network,
+            device: device.clone(),
+            recipe: recipe.clone(),
+        })
+    }
+
+    /// The intact network.
+    pub fn network(&self) -> &dyn Network {
+        self.network.as_ref()
+    }
+
+    /// The teacher's backbone: the parent of the family.
+    pub fn parent(&self) -> Weights {
+        let mut parent = Weights::new();
+        for spec in self.network.specs() {
+            parent.insert(&spec.name, self.teacher.get(&spec.name).expect("the teacher has every tensor").clone());
+        }
+        parent
+    }
+
+    /// Images that could not be read so far: name and reason.
+    pub fn damaged(&self) -> Vec<(String, String)> {
+        self.batches.as_ref().map(|b| b.damaged().to_vec()).unwrap_or_default()
+    }
+
+    /// Makes the network and plan of the child of `shape` if they were not made before.
+    fn meet(&mut self, shape: &Shape) -> Result<(), ElasticError> {
+        if !self.children.contains_key(shape) {
+            let view = self.network.child(shape, "")?;
+            let child = offshoot_zoo::open(&view.child)?;
+            let mut plan = compile(&self.network.specs(), Some(&child.specs()), &view)?;
+            plan.extend(compile(&self.heads.specs(), None, &view)?);
+            self.children.insert(shape.clone(), (child, plan));
+        }
+        Ok(())
+    }
+
+    /// Class-token features of the child of `shape` of the teacher.
+    fn features(&self, shape: &Shape, batches: &[(Vec<f32>, usize)]) -> Result<FeatureMatrix, ElasticError> {
+        let (network, plan) = &self.children[shape];
+        let weights = materialize(&self.teacher, plan);
+        let batches = batches.iter().cloned().map(Ok::<_, EvalError>);
+        let image = self.network.image();
+        Ok(offshoot_eval::extract(network.as_ref(), &weights, &self.device, batches, image, &mut |_| {})?.cls)
+    }
+
+    /// Clips backbone and heads each on their own, updates the student and moves the teacher. What was wrong with the
+    /// gradients, if anything was; then nothing is changed.
+    fn update(&mut self, step: u64, mut gradients: Gradients, values: &mut Vec<(String, f64)>) -> Option<String> {
+        let head = |name: &str| name.starts_with("heads.");
+        let norms = [optimizer::norm(&gradients, |n| !head(n)), optimizer::norm(&gradients, head)];
+        values.push(("gradient_norm.backbone".into(), norms[0]));
+        values.push(("gradient_norm.heads".into(), norms[1]));
+        if norms.iter().any(|n| !n.is_finite()) {
+            return Some("the gradient is not finite".into());
+        }
+        optimizer::clip(&mut gradients, norms[0], self.recipe.optim.clip, |n| !head(n));
+        optimizer::clip(&mut gradients, norms[1], self.recipe.optim.clip, head);
+        let (specs, schedules, layers) = (&self.specs, &self.schedules, self.network.layers());
+        self.adam.update(&mut self.student, gradients, |name| schedules.rate(&specs[name], layers, step));
+        optimizer::average(&mut self.teacher, &self.student, self.schedules.momentum.at(step));
+        None
+    }
+}
+
+/// How the recipe's batches are loaded.
+pub fn loader_config(recipe: &ElasticRecipe) -> LoaderConfig {
+    let workers = recipe.data.workers.value().copied().unwrap_or(1);
+    LoaderConfig {
+        batch: recipe.train.batch,
+        seed: recipe.seed,
+        crops: recipe.crops.clone(),
+        masks: Some(recipe.masks.clone()),
+        workers,
+        prefetch: workers + 2,
+        max_damaged: recipe.data.max_damaged,
+    }
+}
+
+/// Random subsets for stochastic depth, a pure function of (seed, step, pass, branch).
+struct RandomSubsets {
+    rate: f64,
+    seed: u64,
+    step: u64,
+    pass: Pass,
+}
+
+impl DropPath for RandomSubsets {
+    fn subset(&mut self, branch: usize, batch: usize) -> Option<Vec<usize>> {
+        let keep = kept(batch, self.rate);
+        if keep == batch {
+            return None;
+        }
+        let stream = format!("elastic.drop-path.{:?}", self.pass);
+        let mut rng = Rng::for_example(self.seed, &stream, self.step, branch as u64);
+        let mut images: Vec<usize> = (0..batch).collect();
+        rng.shuffle(&mut images);
+        images.truncate(keep);
+        images.sort_unstable();
+        Some(images)
+    }
+}
+
+/// Images of `batch` that a branch runs on: `max(int(batch * (1 - rate)), 1)` (elastic.md 2.2).
+fn kept(batch: usize, rate: f64) -> usize {
+    ((batch as f64 * (1.0 - rate)) as usize).max(1)
+}
+
+impl Learner for ElasticLearner {
+    type Error = ElasticError;
+
+    fn steps(&self) -> u64 {
+        self.recipe.steps()
+    }
+
+    fn start(&mut self, first: u64) -> Result<(), ElasticError> {
+        self.batches = Some(self.loader.start(first));
+        Ok(())
+    }
+
+    fn step(&mut self, step: u64, clock: &dyn Clock) -> Result<StepReport, ElasticError> {
+        let asked = clock.elapsed();
+        let batches = self.batches.as_mut().expect("start was called");
+        let loaded = batches.next().expect("batches have no end")?;
+        let waited = clock.elapsed().saturating_sub(asked);
+        let crops = &self.recipe.crops;
+        let side = |px: u32| [usize::from(crops.channels), px as usize, px as usize];
+        let images = loaded.batch;
+        let batch = Batch::new(
+            images,
+            (loaded.globals, side(crops.globals.px)),
+            (loaded.locals, side(crops.locals.px)),
+            Some(&loaded.masks),
+            &self.device,
+        );
+        let shape = self.sampler.draw(step);
+        self.meet(&shape)?;
+        let (child, plan) = &self.children[&shape];
+        let (rate, seed) = (self.recipe.optim.drop_path, self.recipe.seed);
+        let mut drop_path = |pass| -> Box<dyn DropPath> {
+            if rate == 0.0 { Box::new(KeepAll) } else { Box::new(RandomSubsets { rate, seed, step, pass }) }
+        };
+        let objective = Objective { network: self.network.as_ref(), heads: &self.heads, loss: &self.recipe.loss };
+        let elastic = Elastic { network: child.as_ref(), plan };
+        let temperature = self.schedules.teacher_temperature.at(step);
+        let tracked = self.student.tracked();
+        let terms = objective.losses(&tracked, &self.teacher, &elastic, &batch, temperature, &mut drop_path);
+        let mut values = terms.values();
+        let finite = values.iter().all(|(_, v)| v.is_finite());
+        let skipped = if finite {
+            let gradients = tracked.gradients(&mut terms.total.backward());
+            drop((tracked, terms, batch));
+            self.update(step, gradients, &mut values)
+        } else {
+            Some("the loss is not finite".into())
+        };
+        self.skipped = if skipped.is_some() { self.skipped + 1 } else { 0 };
+        if self.skipped >= MAX_SKIPPED {
+            return Err(ElasticError::Diverged { steps: self.skipped, last: step });
+        }
+        let schedules = &self.schedules;
+        values.extend([
+            ("learning_rate".into(), schedules.learning_rate.at(step)),
+            ("weight_decay".into(), schedules.weight_decay.at(step)),
+            ("momentum".into(), schedules.momentum.at(step)),
+            ("teacher_temperature".into(), temperature),
+            ("skipped".into(), f64::from(u8::from(skipped.is_some()))),
+        ]);
+        values.extend(shape.iter().map(|(axis, size)| (format!("elastic.{axis}"), size as f64)));
+        Ok(StepReport { values, examples: images, waited, skipped })
+    }
+
+    fn probe(&mut self) -> Result<Vec<(String, f64)>, ElasticError> {
+        let intact = self.space.intact();
+        let mut shapes = vec![self.space.smallest(), self.space.middle(), intact.clone()];
+        shapes.dedup();
+        let mut values = Vec::new();
+        self.meet(&intact)?;
+        let parent = self.features(&intact, &self.probe.queries.batches)?;
+        for shape in shapes {
+            self.meet(&shape)?;
+            let queries = if shape == intact { parent.clone() } else { self.features(&shape, &self.probe.queries.batches)? };
+            let value = match &self.probe.references {
+                Some(Prepared { batches, labels }) => {
+                    let references = self.features(&shape, batches)?;
+                    let references = Labelled { features: &references, labels };
+                    let queries = Labelled { features: &queries, labels: &self.probe.queries.labels };
+                    let knn = offshoot_eval::knn(references, queries, self.probe.classes, &[20], 0.07, &self.device)?;
+                    ("knn@20", knn.scores[0].accuracy)
+                }
+                None => ("agreement@20", offshoot_eval::agreement(&parent, &queries, 20, &self.device)?.value),
+            };
+            values.push((format!("{}/{shape}", value.0), value.1));
+        }
+        Ok(values)
+    }
+
+    fn state(&self) -> TrainState {
+        let mut state = TrainState::default();
+        for (role, weights) in [("student", &self.student), ("teacher", &self.teacher)] {
+            for (name, weight) in weights.iter() {
+                state.tensors.insert(format!("{role}.{name}"), weight.clone());
+            }
+        }
+        for (name, moments) in &self.adam.moments {
+            for (role, flat) in [("first", &moments.first), ("second", &moments.second)] {
+                let weight = offshoot_zoo::Weight::new(flat.clone(), vec![flat.dims()[0]]);
+                state.tensors.insert(format!("{role}.{name}"), weight);
+            }
+            state.counts.insert(name.clone(), moments.updates);
+        }
+        state.counts.insert("skipped".into(), self.skipped);
+        state
+    }
+
+    fn restore(&mut self, state: TrainState) -> Result<(), ElasticError> {
+        let specs: Vec<TensorSpec> = self.specs.values().cloned().collect();
+        let role = |role: &str| {
+            let prefix = format!("{role}.");
+            let mut weights = Weights::new();
+            for (name, weight) in state.tensors.iter() {
+                if let Some(name) = name.strip_prefix(&prefix) {
+                    weights.insert(name, weight.clone());
+                }
+            }
+            weights
+        };
+        let checked = |name: &str| {
+            let weights = role(name);
+            match weights.mismatch(&specs) {
+                Some(problem) => Err(ElasticError::State(format!("{name}: {problem}"))),
+                None => Ok(weights),
+            }
+        };
+        (self.student, self.teacher) = (checked("student")?, checked("teacher")?);
+        let (first, second) = (role("first"), role("second"));
+        self.adam.moments.clear();
+        for (name, weight) in first.iter() {
+            let elements = self.specs.get(name).map(TensorSpec::elements);
+            let moment = |w: Option<&offshoot_zoo::Weight>| -> Option<Tensor<1>> {
+                w.filter(|w| Some(w.shape()[0]) == elements).map(|w| w.flat().clone())
+            };
+            let (Some(first), Some(second), Some(&updates)) =
+                (moment(Some(weight)), moment(second.get(name)), state.counts.get(name))
+            else {
+                return Err(ElasticError::State(format!("the moments of `{name}` are incomplete")));
+            };
+            self.adam.moments.insert(name.to_owned(), Moments { first, second, updates });
+        }
+        self.skipped = state.counts.get("skipped").copied().unwrap_or(0);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// elastic.md 8.2.
+    #[test]
+    fn a_fifth_dropped_of_a_hundred_is_eighty() {
+        assert_eq!(kept(100, 0.2), 80);
+        assert_eq!((kept(1, 0.2), kept(3, 0.9), kept(7, 0.0)), (1, 1, 7));
+        let subsets = |branch| {
+            RandomSubsets { rate: 0.2, seed: 1, step: 2, pass: Pass::IntactGlobal }.subset(branch, 100).unwrap()
+        };
+        assert_eq!(subsets(0).len(), 80);
+        assert_eq!(subsets(0), subsets(0));
+        assert_ne!(subsets(0), subsets(1));
+    }
+}
