@@ -44,7 +44,10 @@ pub fn agreement(
     same("images of the child", child.rows, parent.rows)?;
     let parent = neighbours_within(parent, k, device)?;
     let child = neighbours_within(child, k, device)?;
-    Ok(Agreement { k, ..overlap(&parent, &child)? })
+    Ok(Agreement {
+        k,
+        ..overlap(&parent, &child)?
+    })
 }
 
 /// [`agreement`] from neighbours that were found before, so that a whole family is compared with its parent's once.
@@ -59,7 +62,11 @@ pub fn overlap(parent: &Neighbours, child: &Neighbours) -> Result<Agreement, Eva
     same("neighbours of the parent", parent.indices.len(), size)?;
     same("neighbours of the child", child.indices.len(), size)?;
     if size == 0 {
-        return Err(EvalError::TooFew { what: "images to be compared with each other", found: images, needed: 2 });
+        return Err(EvalError::TooFew {
+            what: "images to be compared with each other",
+            found: images,
+            needed: 2,
+        });
     }
     let mut common = 0usize;
     let mut theirs = Vec::with_capacity(k);
@@ -69,7 +76,12 @@ pub fn overlap(parent: &Neighbours, child: &Neighbours) -> Result<Agreement, Eva
         theirs.sort_unstable();
         common += parent.iter().filter(|i| theirs.binary_search(i).is_ok()).count();
     }
-    Ok(Agreement { value: common as f64 / size as f64, k, used: k, images })
+    Ok(Agreement {
+        value: common as f64 / size as f64,
+        k,
+        used: k,
+        images,
+    })
 }
 
 #[cfg(test)]
@@ -109,7 +121,10 @@ mod tests {
     #[test]
     fn a_case_counted_by_hand() {
         let at = |degrees: [f32; 4]| {
-            let values = degrees.iter().flat_map(|d| [d.to_radians().cos(), d.to_radians().sin()]).collect();
+            let values = degrees
+                .iter()
+                .flat_map(|d| [d.to_radians().cos(), d.to_radians().sin()])
+                .collect();
             FeatureMatrix::new(4, 2, values).unwrap()
         };
         // Parent: 0-1, 1-0, 2-3, 3-2. Child: 0-1, 1-0, 2-1, 3-2: three of four. With two neighbours the parent has
@@ -126,13 +141,26 @@ mod tests {
         assert_eq!((found.k, found.used, found.images, found.value), (20, 4, 5, 1.0));
         for n in [0, 1] {
             let few = random(n, 3, 1);
-            assert!(matches!(agreement(&few, &few, 20, &cpu()), Err(EvalError::TooFew { .. })));
+            assert!(matches!(
+                agreement(&few, &few, 20, &cpu()),
+                Err(EvalError::TooFew { .. })
+            ));
         }
         assert!(agreement(&random(5, 3, 1), &random(4, 3, 1), 20, &cpu()).is_err());
         assert!(agreement(&random(5, 3, 1), &random(5, 3, 1), 0, &cpu()).is_err());
-        let broken = Neighbours { queries: 2, k: 1, indices: vec![1], similarities: vec![] };
+        let broken = Neighbours {
+            queries: 2,
+            k: 1,
+            indices: vec![1],
+            similarities: vec![],
+        };
         assert!(overlap(&broken, &broken).is_err());
-        let none = Neighbours { queries: 0, k: 0, indices: vec![], similarities: vec![] };
+        let none = Neighbours {
+            queries: 0,
+            k: 0,
+            indices: vec![],
+            similarities: vec![],
+        };
         assert!(overlap(&none, &none).is_err());
     }
 }

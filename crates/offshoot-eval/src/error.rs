@@ -69,7 +69,11 @@ pub enum EvalError {
 
 impl EvalError {
     pub(crate) fn setting(name: &'static str, value: impl ToString, reason: impl Into<String>) -> Self {
-        Self::Setting { name, value: value.to_string(), reason: reason.into() }
+        Self::Setting {
+            name,
+            value: value.to_string(),
+            reason: reason.into(),
+        }
     }
 
     /// What to do about it, where that is known.
@@ -88,10 +92,18 @@ impl EvalError {
 
 /// Errors unless `found` is `expected`.
 pub(crate) fn same(what: &'static str, found: usize, expected: usize) -> Result<(), EvalError> {
-    if found == expected { Ok(()) } else { Err(EvalError::Size { what, found, expected }) }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(EvalError::Size { what, found, expected })
+    }
 }
 
 /// Errors if there are fewer than `needed`.
 pub(crate) fn enough(what: &'static str, found: usize, needed: usize) -> Result<(), EvalError> {
-    if found >= needed { Ok(()) } else { Err(EvalError::TooFew { what, found, needed }) }
+    if found >= needed {
+        Ok(())
+    } else {
+        Err(EvalError::TooFew { what, found, needed })
+    }
 }

@@ -38,7 +38,7 @@ impl FeatureMatrix {
     }
 
     fn check_size(&self, what: &'static str) -> Result<(), EvalError> {
-        same(what, self.values.len(), self.rows.checked_mul(self.dim).unwrap_or(usize::MAX))
+        same(what, self.values.len(), self.rows.saturating_mul(self.dim))
     }
 
     /// Errors unless there are rows and channels, as many values as that makes, and all of them finite.
@@ -48,7 +48,10 @@ impl FeatureMatrix {
         enough("channels of the features", self.dim, 1)?;
         match self.values.iter().position(|v| !v.is_finite()) {
             None => Ok(()),
-            Some(i) => Err(EvalError::NotFinite { what, row: i / self.dim }),
+            Some(i) => Err(EvalError::NotFinite {
+                what,
+                row: i / self.dim,
+            }),
         }
     }
 }
@@ -94,7 +97,12 @@ pub(crate) fn check_labels(what: &'static str, labels: &[u32], rows: usize, clas
     same(what, labels.len(), rows)?;
     match labels.iter().position(|&label| label as usize >= classes) {
         None => Ok(()),
-        Some(row) => Err(EvalError::Label { what, row, label: labels[row], classes }),
+        Some(row) => Err(EvalError::Label {
+            what,
+            row,
+            label: labels[row],
+            classes,
+        }),
     }
 }
 
@@ -105,7 +113,9 @@ pub(crate) fn matrix(values: Vec<f32>, rows: usize, columns: usize, device: &Dev
 
 /// Host copy of a tensor's elements in row-major order.
 pub(crate) fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, EvalError> {
-    tensor.try_to_vec_as::<f32>().map_err(|e| EvalError::Device(e.to_string()))
+    tensor
+        .try_to_vec_as::<f32>()
+        .map_err(|e| EvalError::Device(e.to_string()))
 }
 
 /// Errors unless `network` can run with `weights` on `[channels, side, side]` images.
@@ -121,7 +131,11 @@ pub(crate) fn check_network(
     same("image channels", channels, native_channels)?;
     let patch = native_side / network.mask_grid().max(1);
     if side == 0 || patch == 0 || !side.is_multiple_of(patch) {
-        return Err(EvalError::setting("image", side, format!("the side must be a multiple of the patch of {patch} pixels")));
+        return Err(EvalError::setting(
+            "image",
+            side,
+            format!("the side must be a multiple of the patch of {patch} pixels"),
+        ));
     }
     Ok(())
 }
@@ -153,7 +167,7 @@ where
     let (mut images, mut cls, mut mean_patches) = (0, Vec::new(), Vec::new());
     for batch in batches {
         let (pixels, n) = batch?;
-        let expected = [channels, side, side].iter().try_fold(n, |size, &d| size.checked_mul(d)).unwrap_or(usize::MAX);
+        let expected = [channels, side, side].iter().fold(n, |size, &d| size.saturating_mul(d));
         same("pixel values of a batch", pixels.len(), expected)?;
         if n == 0 {
             continue;
@@ -172,7 +186,7 @@ where
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use offshoot_family::{Architecture, Vit};
     use offshoot_zoo::Weight;
 
@@ -209,7 +223,9 @@ mod tests {
         let (network, weights, device) = tiny();
         let mut done = Vec::new();
         let batches = batches.into_iter().map(Ok::<_, EvalError>);
-        let features = extract(network.as_ref(), &weights, &device, batches, (1, 6), &mut |n| done.push(n));
+        let features = extract(network.as_ref(), &weights, &device, batches, (1, 6), &mut |n| {
+            done.push(n)
+        });
         (features, done)
     }
 
@@ -250,7 +266,10 @@ mod tests {
             let batches = std::iter::once(Ok::<_, EvalError>((pixels(2), 2)));
             extract(network.as_ref(), weights, device, batches, (1, 6), &mut |_| {}).unwrap()
         };
-        assert_eq!(one(&weights, &device), one(&weights.tracked(), &device.clone().autodiff()));
+        assert_eq!(
+            one(&weights, &device),
+            one(&weights.tracked(), &device.clone().autodiff())
+        );
     }
 
     #[test]
@@ -261,31 +280,58 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_an_error() {
-        assert!(matches!(run(vec![(pixels(2), 3)]).0, Err(EvalError::Size { found: 72, expected: 108, .. })));
-        assert!(matches!(run(vec![(pixels(2), usize::MAX)]).0, Err(EvalError::Size { .. })));
+        assert!(matches!(
+            run(vec![(pixels(2), 3)]).0,
+            Err(EvalError::Size {
+                found: 72,
+                expected: 108,
+                ..
+            })
+        ));
+        assert!(matches!(
+            run(vec![(pixels(2), usize::MAX)]).0,
+            Err(EvalError::Size { .. })
+        ));
         let (network, mut weights, device) = tiny();
         let with = |weights: &Weights, image| {
             let batches = std::iter::once(Ok::<_, EvalError>((pixels(1), 1)));
             extract(network.as_ref(), weights, &device, batches, image, &mut |_| {})
         };
-        assert!(matches!(with(&weights, (3, 6)), Err(EvalError::Size { found: 3, expected: 1, .. })));
+        assert!(matches!(
+            with(&weights, (3, 6)),
+            Err(EvalError::Size {
+                found: 3,
+                expected: 1,
+                ..
+            })
+        ));
         assert!(matches!(with(&weights, (1, 5)), Err(EvalError::Setting { .. })));
         assert!(matches!(with(&weights, (1, 0)), Err(EvalError::Setting { .. })));
         weights.insert("norm.bias", Weight::from_values(vec![0.0], vec![1], &device));
         assert!(matches!(with(&weights, (1, 6)), Err(EvalError::Weights(_))));
-        let failing = std::iter::once(Err(EvalError::TooFew { what: "x", found: 0, needed: 1 }));
+        let failing = std::iter::once(Err(EvalError::TooFew {
+            what: "x",
+            found: 0,
+            needed: 1,
+        }));
         let failed = extract(network.as_ref(), &tiny().1, &device, failing, (1, 6), &mut |_| {});
         assert!(matches!(failed, Err(EvalError::TooFew { .. })));
     }
 
     #[test]
     fn rows_are_normalised_and_zeros_stay() {
-        let m = FeatureMatrix::new(3, 2, vec![3.0, 4.0, 0.0, 0.0, f32::MAX, f32::MAX]).unwrap().normalised();
+        let m = FeatureMatrix::new(3, 2, vec![3.0, 4.0, 0.0, 0.0, f32::MAX, f32::MAX])
+            .unwrap()
+            .normalised();
         assert_eq!(m.values[..4], [0.6, 0.8, 0.0, 0.0]);
         assert!((m.values[4] - 0.5f32.sqrt()).abs() < 1e-6);
         assert!(FeatureMatrix::new(2, 2, vec![0.0; 3]).is_err());
         assert!(FeatureMatrix::new(usize::MAX, 2, vec![]).is_err());
-        let odd = FeatureMatrix { rows: 1, dim: 0, values: vec![1.0] };
+        let odd = FeatureMatrix {
+            rows: 1,
+            dim: 0,
+            values: vec![1.0],
+        };
         assert_eq!(odd.normalised().rows, 1);
     }
 }

@@ -69,7 +69,11 @@ fn nearest(
         return Err(EvalError::setting("k", k, "at least one neighbour is needed"));
     }
     if u32::try_from(references.rows).is_err() {
-        return Err(EvalError::setting("references", references.rows, "at most 2^32 - 1 images can be searched"));
+        return Err(EvalError::setting(
+            "references",
+            references.rows,
+            "at most 2^32 - 1 images can be searched",
+        ));
     }
     let k = k.min(references.rows - usize::from(skip_self));
     let device = device.clone().without_autodiff();
@@ -84,21 +88,35 @@ fn nearest(
     for (t, tile) in references.values.chunks(TILE * dim).enumerate() {
         let (first, n) = (t * TILE, tile.len() / dim);
         let columns = upload(tile).transpose();
-        for (c, (rows, found)) in queries.values.chunks(CHUNK * dim).zip(found.chunks_mut(CHUNK)).enumerate() {
+        for (c, (rows, found)) in queries
+            .values
+            .chunks(CHUNK * dim)
+            .zip(found.chunks_mut(CHUNK))
+            .enumerate()
+        {
             let similarities = read(upload(rows).matmul(columns.clone()))?;
-            found.par_iter_mut().zip(similarities.par_chunks(n)).enumerate().for_each(|(i, (found, row))| {
-                let own = c * CHUNK + i;
-                for (j, &similarity) in row.iter().enumerate() {
-                    if !(skip_self && first + j == own) {
-                        found.offer(similarity, (first + j) as u32);
+            found
+                .par_iter_mut()
+                .zip(similarities.par_chunks(n))
+                .enumerate()
+                .for_each(|(i, (found, row))| {
+                    let own = c * CHUNK + i;
+                    for (j, &similarity) in row.iter().enumerate() {
+                        if !(skip_self && first + j == own) {
+                            found.offer(similarity, (first + j) as u32);
+                        }
                     }
-                }
-            });
+                });
         }
     }
     let sorted: Vec<(f32, u32)> = found.into_par_iter().flat_map_iter(Nearest::sorted).collect();
     let (similarities, indices) = sorted.into_iter().unzip();
-    Ok(Neighbours { queries: queries.rows, k, indices, similarities })
+    Ok(Neighbours {
+        queries: queries.rows,
+        k,
+        indices,
+        similarities,
+    })
 }
 
 /// The `keep` best of what was offered so far, and up to as many again that are not yet sorted out.
@@ -111,7 +129,11 @@ struct Nearest {
 
 impl Nearest {
     fn new(keep: usize) -> Self {
-        Self { keep, found: Vec::new(), floor: f32::NEG_INFINITY }
+        Self {
+            keep,
+            found: Vec::new(),
+            floor: f32::NEG_INFINITY,
+        }
     }
 
     fn offer(&mut self, similarity: f32, index: u32) {
@@ -187,12 +209,21 @@ pub fn knn(
     device: &Device,
 ) -> Result<Knn, EvalError> {
     if !(temperature.is_finite() && temperature > 0.0) {
-        return Err(EvalError::setting("temperature", temperature, "must be a positive number; DINO's is 0.07"));
+        return Err(EvalError::setting(
+            "temperature",
+            temperature,
+            "must be a positive number; DINO's is 0.07",
+        ));
     }
     if ks.contains(&0) {
         return Err(EvalError::setting("k", 0, "at least one neighbour is needed"));
     }
-    check_labels("labels of the references", references.labels, references.features.rows, classes)?;
+    check_labels(
+        "labels of the references",
+        references.labels,
+        references.features.rows,
+        classes,
+    )?;
     check_labels("labels of the queries", queries.labels, queries.features.rows, classes)?;
     let most = ks.iter().copied().max().unwrap_or(1);
     let nearest = neighbours(references.features, queries.features, most, device)?;
@@ -225,11 +256,18 @@ pub fn knn(
                     .collect()
             },
         )
-        .reduce(|| vec![0; ascending.len()], |a: Vec<usize>, b| a.iter().zip(b).map(|(a, b)| a + b).collect());
+        .reduce(
+            || vec![0; ascending.len()],
+            |a: Vec<usize>, b| a.iter().zip(b).map(|(a, b)| a + b).collect(),
+        );
     let total = queries.features.rows;
     let scores = ks.iter().map(|&k| {
         let right = ascending.iter().position(|&other| other == k).map_or(0, |i| right[i]);
-        KnnScore { k, used: k.min(nearest.k), accuracy: right as f64 / total as f64 }
+        KnnScore {
+            k,
+            used: k.min(nearest.k),
+            accuracy: right as f64 / total as f64,
+        }
     });
     Ok(Knn {
         scores: scores.collect(),
@@ -242,7 +280,10 @@ pub fn knn(
 
 /// The index of the largest vote; the first of equals.
 fn winner(votes: &[f64]) -> usize {
-    votes.iter().enumerate().fold(0, |best, (i, &vote)| if vote > votes[best] { i } else { best })
+    votes
+        .iter()
+        .enumerate()
+        .fold(0, |best, (i, &vote)| if vote > votes[best] { i } else { best })
 }
 
 #[cfg(test)]
@@ -266,7 +307,13 @@ mod tests {
 
     /// Unit vectors at these cosines to (1, 0).
     fn at_cosines(cosines: &[f32]) -> FeatureMatrix {
-        features(2, &cosines.iter().flat_map(|&c| [c, (1.0 - c * c).sqrt()]).collect::<Vec<_>>())
+        features(
+            2,
+            &cosines
+                .iter()
+                .flat_map(|&c| [c, (1.0 - c * c).sqrt()])
+                .collect::<Vec<_>>(),
+        )
     }
 
     fn accuracies(
@@ -276,8 +323,14 @@ mod tests {
         ks: &[usize],
         temperature: f64,
     ) -> Vec<f64> {
-        let references = Labelled { features: references.0, labels: references.1 };
-        let queries = Labelled { features: queries.0, labels: queries.1 };
+        let references = Labelled {
+            features: references.0,
+            labels: references.1,
+        };
+        let queries = Labelled {
+            features: queries.0,
+            labels: queries.1,
+        };
         let knn = knn(references, queries, classes, ks, temperature, &cpu()).unwrap();
         knn.scores.iter().map(|s| s.accuracy).collect()
     }
@@ -301,8 +354,23 @@ mod tests {
     fn lengths_do_not_matter_and_each_class_finds_its_own() {
         let references = features(2, &[100.0, 1.0, 1e-3, 1e-4, 0.1, 9.0, 2.0, 50.0]);
         let queries = features(2, &[7.0, 0.5, 0.0, 1e-5, 3.0, 3.1]);
-        let all = accuracies((&references, &[0, 0, 1, 1]), (&queries, &[0, 1, 0]), 2, &[1, 2, 4], 0.07);
-        assert_eq!(all, [2.0 / 3.0, 2.0 / 3.0, 2.0 / 3.0]);
+        // The last query lies at 46 degrees: 40 and 45 from the two of class 0, 42 and 43 from those of class 1.
+        let all = accuracies(
+            (&references, &[0, 0, 1, 1]),
+            (&queries, &[0, 1, 0]),
+            2,
+            &[1, 2, 4],
+            0.07,
+        );
+        assert_eq!(all, [1.0; 3]);
+        let all = accuracies(
+            (&references, &[0, 0, 1, 1]),
+            (&queries, &[1, 1, 0]),
+            2,
+            &[1, 2, 4],
+            0.07,
+        );
+        assert_eq!(all, [2.0 / 3.0; 3]);
     }
 
     #[test]
@@ -315,7 +383,16 @@ mod tests {
         let all = accuracies((&references, &labels), (&queries, &[0, 1, 2, 2]), 3, &[1, 2, 5], 0.07);
         assert_eq!(all, [0.5, 0.5, 0.25]);
         // Two classes with one vote each: the lower class.
-        assert_eq!(accuracies((&references, &[1, 0, 0, 0, 0]), (&queries, &[0, 0, 0, 1]), 2, &[2], 0.07), [0.75]);
+        assert_eq!(
+            accuracies(
+                (&references, &[1, 0, 0, 0, 0]),
+                (&queries, &[0, 0, 0, 1]),
+                2,
+                &[2],
+                0.07
+            ),
+            [0.75]
+        );
         let zeros = features(3, &[0.0; 15]);
         assert_eq!(neighbours(&zeros, &queries, 1, &cpu()).unwrap().indices, [0; 4]);
     }
@@ -325,7 +402,13 @@ mod tests {
         let mut rng = Rng::for_example(3, "labels", 0, 0);
         let mut labels = |n: usize| (0..n).map(|_| rng.below(4) as u32).collect::<Vec<_>>();
         let (a, b) = (labels(1000), labels(1000));
-        let all = accuracies((&random(1000, 16, 1), &a), (&random(1000, 16, 2), &b), 4, &KS, TEMPERATURE);
+        let all = accuracies(
+            (&random(1000, 16, 1), &a),
+            (&random(1000, 16, 2), &b),
+            4,
+            &KS,
+            TEMPERATURE,
+        );
         assert!(all.iter().all(|a| (a - 0.25).abs() < 0.05), "{all:?}");
     }
 
@@ -333,7 +416,10 @@ mod tests {
     fn more_neighbours_than_references_are_clamped_and_reported() {
         let references = random(30, 5, 1);
         let labels: Vec<u32> = (0..30).map(|i| i % 3).collect();
-        let both = Labelled { features: &references, labels: &labels };
+        let both = Labelled {
+            features: &references,
+            labels: &labels,
+        };
         let knn = knn(both, both, 3, &[200, 10, 100, 10], 0.07, &cpu()).unwrap();
         let ks: Vec<(usize, usize)> = knn.scores.iter().map(|s| (s.k, s.used)).collect();
         assert_eq!(ks, [(200, 30), (10, 10), (100, 30), (10, 10)]);
@@ -344,7 +430,13 @@ mod tests {
     /// The whole matrix in f64 and a full sort, at sizes around the tiles and chunks.
     #[test]
     fn a_simple_loop_finds_the_same() {
-        for (n, m, dim, k) in [(1, 1, 1, 1), (7, 3, 5, 4), (513, 511, 3, 9), (8193, 514, 7, 200), (16385, 2, 4, 33)] {
+        for (n, m, dim, k) in [
+            (1, 1, 1, 1),
+            (7, 3, 5, 4),
+            (513, 511, 3, 9),
+            (8193, 514, 7, 200),
+            (16385, 2, 4, 33),
+        ] {
             let (references, queries) = (random(n, dim, 5).normalised(), random(m, dim, 6).normalised());
             let fast = neighbours(&references, &queries, k, &cpu()).unwrap();
             assert_eq!((fast.k, fast.indices.len()), (k.min(n), m * k.min(n)));
@@ -356,8 +448,10 @@ mod tests {
                 let mut all: Vec<f64> = (0..n).map(cosine).collect();
                 all.sort_unstable_by(|a, b| b.total_cmp(a));
                 let row = q * fast.k..(q + 1) * fast.k;
-                for (i, (&index, &similarity)) in
-                    fast.indices[row.clone()].iter().zip(&fast.similarities[row]).enumerate()
+                for (i, (&index, &similarity)) in fast.indices[row.clone()]
+                    .iter()
+                    .zip(&fast.similarities[row])
+                    .enumerate()
                 {
                     assert!((cosine(index as usize) - all[i]).abs() < 1e-6);
                     assert!((f64::from(similarity) - all[i]).abs() < 1e-6);
@@ -383,25 +477,48 @@ mod tests {
         let (good, labels) = (random(4, 2, 0), [0, 1, 0, 1]);
         let ask = |f: &FeatureMatrix, labels: &[u32], classes, k, t| {
             let references = Labelled { features: f, labels };
-            let queries = Labelled { features: &good, labels: &[0, 1, 0, 1] };
+            let queries = Labelled {
+                features: &good,
+                labels: &[0, 1, 0, 1],
+            };
             knn(references, queries, classes, &[k], t, &cpu())
         };
         assert!(ask(&good, &labels, 2, 1, 0.07).is_ok());
-        assert!(matches!(ask(&good, &labels, 2, 0, 0.07), Err(EvalError::Setting { .. })));
+        assert!(matches!(
+            ask(&good, &labels, 2, 0, 0.07),
+            Err(EvalError::Setting { .. })
+        ));
         for t in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert!(matches!(ask(&good, &labels, 2, 1, t), Err(EvalError::Setting { .. })));
         }
-        assert!(matches!(ask(&good, &[0, 1, 2, 0], 2, 1, 0.07), Err(EvalError::Label { row: 2, label: 2, .. })));
+        assert!(matches!(
+            ask(&good, &[0, 1, 2, 0], 2, 1, 0.07),
+            Err(EvalError::Label { row: 2, label: 2, .. })
+        ));
         assert!(matches!(ask(&good, &[0], 2, 1, 0.07), Err(EvalError::Size { .. })));
         let wide = random(4, 3, 0);
         assert!(matches!(ask(&wide, &labels, 2, 1, 0.07), Err(EvalError::Size { .. })));
-        let empty = FeatureMatrix { rows: 0, dim: 2, values: vec![] };
+        let empty = FeatureMatrix {
+            rows: 0,
+            dim: 2,
+            values: vec![],
+        };
         assert!(matches!(ask(&empty, &[], 2, 1, 0.07), Err(EvalError::TooFew { .. })));
-        let flat = FeatureMatrix { rows: 4, dim: 0, values: vec![] };
+        let flat = FeatureMatrix {
+            rows: 4,
+            dim: 0,
+            values: vec![],
+        };
         assert!(matches!(ask(&flat, &labels, 2, 1, 0.07), Err(EvalError::TooFew { .. })));
         let mut broken = good.clone();
         broken.values[5] = f32::NAN;
-        assert!(matches!(ask(&broken, &labels, 2, 1, 0.07), Err(EvalError::NotFinite { row: 2, .. })));
-        assert!(matches!(neighbours_within(&random(1, 2, 0), 1, &cpu()), Err(EvalError::TooFew { .. })));
+        assert!(matches!(
+            ask(&broken, &labels, 2, 1, 0.07),
+            Err(EvalError::NotFinite { row: 2, .. })
+        ));
+        assert!(matches!(
+            neighbours_within(&random(1, 2, 0), 1, &cpu()),
+            Err(EvalError::TooFew { .. })
+        ));
     }
 }

@@ -48,7 +48,11 @@ pub fn latency(
     times.sort_unstable();
     let ms = |i: usize| times[i].as_secs_f64() * 1e3;
     let median_ms = (ms((repeats - 1) / 2) + ms(repeats / 2)) / 2.0;
-    Ok(Latency { median_ms, min_ms: ms(0), repeats })
+    Ok(Latency {
+        median_ms,
+        min_ms: ms(0),
+        repeats,
+    })
 }
 
 /// A run for [`latency`]: one grey `[channels, side, side]` image of native size through `network`, until its CLS vector is
@@ -87,11 +91,29 @@ mod tests {
 
     #[test]
     fn medians_by_hand() {
-        let expected = |median_ms, min_ms, repeats| Latency { median_ms, min_ms, repeats };
+        let expected = |median_ms, min_ms, repeats| Latency {
+            median_ms,
+            min_ms,
+            repeats,
+        };
         assert_eq!(timed(&[900, 800, 5, 1, 3], 2, 3).unwrap(), expected(3.0, 1.0, 3));
         assert_eq!(timed(&[10, 2, 4, 100], 0, 4).unwrap(), expected(7.0, 2.0, 4));
         assert_eq!(timed(&[7], 0, 1).unwrap(), expected(7.0, 7.0, 1));
         assert!(matches!(timed(&[], 0, 0), Err(EvalError::Setting { .. })));
+    }
+
+    #[test]
+    fn one_image_runs_or_says_why_not() {
+        let (network, weights, device) = crate::features::tests::tiny();
+        let now = Cell::new(Duration::ZERO);
+        let clock = || {
+            now.set(now.get() + Duration::from_millis(2));
+            now.get()
+        };
+        let mut run = one_image(network.as_ref(), &weights, &device).unwrap();
+        assert_eq!(latency(&mut run, &clock, 1, 5).unwrap().median_ms, 2.0);
+        let missing = one_image(network.as_ref(), &Weights::new(), &device);
+        assert!(matches!(missing.err(), Some(EvalError::Weights(_))));
     }
 
     #[test]

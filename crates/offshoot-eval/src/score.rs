@@ -43,14 +43,17 @@ impl Provenance {
     /// features would reach.
     pub fn agreement(&self, agreement: &Agreement) -> Scorecard {
         let how = json!({ "k": agreement.used, "chance": agreement.chance(), "similarity": "cosine of CLS" });
-        self.scorecard(format!("agreement@{}", agreement.k), agreement.value, agreement.images, how)
+        self.scorecard(
+            format!("agreement@{}", agreement.k),
+            agreement.value,
+            agreement.images,
+            how,
+        )
     }
 
     /// `linear`, with every cell of the grid and the best one.
     pub fn linear(&self, probe: &LinearProbe) -> Scorecard {
-        let cell = |cell: &crate::linear::Cell| {
-            json!({ "input": cell.input.name(), "learning_rate": cell.learning_rate, "accuracy": cell.accuracy })
-        };
+        let cell = |cell: &crate::linear::Cell| json!({ "input": cell.input.name(), "learning_rate": cell.learning_rate, "accuracy": cell.accuracy });
         let how = json!({
             "input": probe.best_setting.input.name(),
             "learning_rate": probe.best_setting.learning_rate,
@@ -62,14 +65,21 @@ impl Provenance {
             "grid": probe.grid.iter().map(cell).collect::<Vec<_>>(),
         });
         let card = self.scorecard("linear".into(), probe.best, probe.val, how);
-        Scorecard { seed: probe.settings.seed, ..card }
+        Scorecard {
+            seed: probe.settings.seed,
+            ..card
+        }
     }
 
     /// `latency_ms`: the median, without split and data, over as many examples as runs were timed.
     pub fn latency(&self, latency: &Latency) -> Scorecard {
         let how = json!({ "min_ms": latency.min_ms, "repeats": latency.repeats, "statistic": "median", "batch": 1 });
         let card = self.scorecard("latency_ms".into(), latency.median_ms, latency.repeats, how);
-        Scorecard { split: None, data: None, ..card }
+        Scorecard {
+            split: None,
+            data: None,
+            ..card
+        }
     }
 
     fn scorecard(&self, metric: String, value: f64, examples: usize, how: Value) -> Scorecard {
@@ -99,58 +109,109 @@ mod tests {
 
     fn provenance() -> Provenance {
         let (machine, version) = ("cpu, 2 threads".to_owned(), "0.1.0".to_owned());
-        Provenance { split: Split::Val, data: "f00d".into(), seed: 7, machine, version }
+        Provenance {
+            split: Split::Val,
+            data: "f00d".into(),
+            seed: 7,
+            machine,
+            version,
+        }
     }
 
     #[test]
     fn knn_is_named_by_what_was_asked_for_and_says_what_was_used() {
         let scores = vec![
-            KnnScore { k: 10, used: 10, accuracy: 0.5 },
-            KnnScore { k: 200, used: 64, accuracy: 0.25 },
+            KnnScore {
+                k: 10,
+                used: 10,
+                accuracy: 0.5,
+            },
+            KnnScore {
+                k: 200,
+                used: 64,
+                accuracy: 0.25,
+            },
         ];
-        let cards = provenance().knn(&Knn { scores, temperature: 0.07, references: 64, queries: 12, classes: 3 });
+        let cards = provenance().knn(&Knn {
+            scores,
+            temperature: 0.07,
+            references: 64,
+            queries: 12,
+            classes: 3,
+        });
         let names: Vec<&str> = cards.iter().map(|c| c.metric.as_str()).collect();
         assert_eq!(names, ["knn@10", "knn@200"]);
         let card = &cards[1];
-        assert_eq!((card.value, card.split, card.data.as_deref(), card.examples, card.seed), (
-            0.25,
-            Some(Split::Val),
-            Some("f00d"),
-            12,
-            7
-        ));
-        assert_eq!((&card.details["k"], &card.details["temperature"]), (&json!(64), &json!(0.07)));
+        assert_eq!(
+            (card.value, card.split, card.data.as_deref(), card.examples, card.seed),
+            (0.25, Some(Split::Val), Some("f00d"), 12, 7)
+        );
+        assert_eq!(
+            (&card.details["k"], &card.details["temperature"]),
+            (&json!(64), &json!(0.07))
+        );
         assert_eq!(card.details["references"], 64);
     }
 
     #[test]
     fn agreement_and_latency() {
-        let card = provenance().agreement(&Agreement { value: 0.75, k: 20, used: 4, images: 5 });
-        assert_eq!((card.metric.as_str(), card.value, card.examples), ("agreement@20", 0.75, 5));
+        let card = provenance().agreement(&Agreement {
+            value: 0.75,
+            k: 20,
+            used: 4,
+            images: 5,
+        });
+        assert_eq!(
+            (card.metric.as_str(), card.value, card.examples),
+            ("agreement@20", 0.75, 5)
+        );
         assert_eq!((&card.details["k"], &card.details["chance"]), (&json!(4), &json!(1.0)));
-        let card = provenance().latency(&Latency { median_ms: 3.5, min_ms: 3.0, repeats: 9 });
-        assert_eq!((card.metric.as_str(), card.value, card.split, card.data), ("latency_ms", 3.5, None, None));
-        assert_eq!((&card.details["min_ms"], &card.details["repeats"]), (&json!(3.0), &json!(9)));
+        let card = provenance().latency(&Latency {
+            median_ms: 3.5,
+            min_ms: 3.0,
+            repeats: 9,
+        });
+        assert_eq!(
+            (card.metric.as_str(), card.value, card.split, card.data),
+            ("latency_ms", 3.5, None, None)
+        );
+        assert_eq!(
+            (&card.details["min_ms"], &card.details["repeats"]),
+            (&json!(3.0), &json!(9))
+        );
     }
 
     #[test]
     fn linear_lists_its_grid() {
-        let cell = |input, learning_rate, accuracy| Cell { input, learning_rate, accuracy };
+        let cell = |input, learning_rate, accuracy| Cell {
+            input,
+            learning_rate,
+            accuracy,
+        };
         let grid = vec![cell(Input::Cls, 0.1, 0.5), cell(Input::ClsAndPatches, 0.1, 0.625)];
         let probe = LinearProbe {
             best: 0.625,
             best_setting: grid[1],
             grid,
-            settings: ProbeSettings { seed: 3, ..Default::default() },
+            settings: ProbeSettings {
+                seed: 3,
+                ..Default::default()
+            },
             steps: 40,
             train: 100,
             val: 8,
             classes: 2,
         };
         let card = provenance().linear(&probe);
-        assert_eq!((card.metric.as_str(), card.value, card.examples, card.seed), ("linear", 0.625, 8, 3));
+        assert_eq!(
+            (card.metric.as_str(), card.value, card.examples, card.seed),
+            ("linear", 0.625, 8, 3)
+        );
         assert_eq!(card.details["input"], "cls+patches");
-        assert_eq!(card.details["grid"][0], json!({ "input": "cls", "learning_rate": 0.1, "accuracy": 0.5 }));
+        assert_eq!(
+            card.details["grid"][0],
+            json!({ "input": "cls", "learning_rate": 0.1, "accuracy": 0.5 })
+        );
         let text = serde_json::to_string(&card).unwrap();
         assert_eq!(serde_json::from_str::<Scorecard>(&text).unwrap(), card);
     }
