@@ -127,11 +127,10 @@ mod tests {
                 .collect();
             FeatureMatrix::new(4, 2, values).unwrap()
         };
-        // Parent: 0-1, 1-0, 2-3, 3-2. Child: 0-1, 1-0, 2-1, 3-2: three of four. With two neighbours the parent has
-        // 0-{1,2} 1-{0,2} 2-{3,1} 3-{2,1} and so has the child.
+        // One neighbour. Parent: 0-1, 1-0, 2-3, 3-2. Child: 0-1, 1-0, 2-1, 3-2: three of four are the same.
         let (parent, child) = (at([0.0, 10.0, 50.0, 55.0]), at([0.0, 10.0, 22.0, 40.0]));
         assert_eq!(agreement(&parent, &child, 1, &cpu()).unwrap().value, 0.75);
-        // Child: 0-{1,2} 1-{0,2} 2-{1,3}? 12 to 1, 18 to 3, 22 to 0; 3-{2,1}.
+        // Two neighbours: 0-{1,2}, 1-{0,2}, 2-{1,3}, 3-{1,2} for both.
         assert_eq!(agreement(&parent, &child, 2, &cpu()).unwrap().value, 1.0);
     }
 
