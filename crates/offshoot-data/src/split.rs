@@ -68,11 +68,16 @@ pub fn split(hashes: &[[u8; 32]], seed: u64, shares: SplitShares) -> Result<Spli
 pub fn content_hashes(source: &dyn Source) -> Vec<[u8; 32]> {
     (0..source.len())
         .into_par_iter()
-        .map(|index| match source.bytes(index) {
-            Ok(bytes) => *blake3::hash(&bytes).as_bytes(),
-            Err(_) => *blake3::hash(format!("unreadable {}", source.name(index)).as_bytes()).as_bytes(),
-        })
+        .map(|index| content_hash(source, index, &source.bytes(index)))
         .collect()
+}
+
+/// One example's hash, given its content or why that cannot be read.
+pub(crate) fn content_hash(source: &dyn Source, index: usize, bytes: &Result<Vec<u8>, DataError>) -> [u8; 32] {
+    match bytes {
+        Ok(bytes) => *blake3::hash(bytes).as_bytes(),
+        Err(_) => *blake3::hash(format!("unreadable {}", source.name(index)).as_bytes()).as_bytes(),
+    }
 }
 
 #[cfg(test)]

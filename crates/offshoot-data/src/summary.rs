@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::source::Source;
+use crate::split::content_hash;
 
 /// Examples looked at between two reports of progress.
 const CHUNK: usize = 512;
@@ -31,8 +32,8 @@ pub struct Summary {
     pub duplicates: usize,
     /// Name and reason of each example that cannot be read or decoded, in the source's order.
     pub damaged: Vec<(String, String)>,
-    /// The blake3 hash, in hex, over the sorted content hashes of all examples whose content can be read: names, order
-    /// and labels do not change it, content does.
+    /// The blake3 hash, in hex, over the sorted content hashes of all examples ([`fingerprint`] of
+    /// [`content_hashes`](crate::split::content_hashes)): names, order and labels do not change it, content does.
     pub fingerprint: String,
 }
 
@@ -50,7 +51,7 @@ pub struct Sizes {
 }
 
 struct Seen {
-    hash: Option<[u8; 32]>,
+    hash: [u8; 32],
     image: Result<(u32, u32, u8), String>,
 }
 
@@ -68,7 +69,7 @@ pub fn summarize(source: &dyn Source, progress: Option<&dyn Fn(usize)>) -> Summa
         let chunk = start..count.min(start + CHUNK);
         let seen: Vec<Seen> = chunk.clone().into_par_iter().map(|index| look(source, index)).collect();
         for (index, Seen { hash, image }) in chunk.clone().zip(seen) {
-            hashes.extend(hash);
+            hashes.push(hash);
             match image {
                 Ok((width, height, channels)) => {
                     *sizes
@@ -115,21 +116,13 @@ pub fn fingerprint(hashes: &[[u8; 32]]) -> String {
 }
 
 fn look(source: &dyn Source, index: usize) -> Seen {
-    let hash = match source.bytes(index) {
-        Ok(bytes) => Some(*blake3::hash(&bytes).as_bytes()),
-        Err(error) => {
-            return Seen {
-                hash: None,
-                image: Err(error.to_string()),
-            };
-        }
-    };
-    let image = source
-        .read(index)
-        .map(|image| (image.width, image.height, image.channels));
+    let bytes = source.bytes(index);
+    let hash = content_hash(source, index, &bytes);
+    let image = bytes.and_then(|_| source.read(index));
+    let size = image.map(|image| (image.width, image.height, image.channels));
     Seen {
         hash,
-        image: image.map_err(|error| error.to_string()),
+        image: size.map_err(|error| error.to_string()),
     }
 }
 

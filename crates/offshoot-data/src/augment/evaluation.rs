@@ -80,7 +80,7 @@ impl Evaluation {
             resize_crop(&image, whole, crop, crop, &mut resizer)
         } else {
             // torchvision's rounding of the offsets, then back to the original's pixels.
-            let offset = |new: u64| ((new - u64::from(crop)) as f64 / 2.0).round_ties_even();
+            let offset = |new: u64| (new.saturating_sub(u64::from(crop)) as f64 / 2.0).round_ties_even();
             let (across, down) = (width as f64 / new_width as f64, height as f64 / new_height as f64);
             let size = f64::from(crop);
             let place = [

@@ -56,8 +56,8 @@ pub fn random_crop(width: u32, height: u32, scale: (f32, f32), rng: &mut Rng) ->
     };
     let (w, h) = (w.clamp(1, width.max(1)), h.clamp(1, height.max(1)));
     Rect {
-        left: (width - w) / 2,
-        top: (height - h) / 2,
+        left: width.saturating_sub(w) / 2,
+        top: height.saturating_sub(h) / 2,
         width: w,
         height: h,
     }
@@ -105,8 +105,8 @@ fn pixel_type(image: &Image) -> PixelType {
     }
 }
 
-/// Resizes along rows first and along columns then, as PIL does. The library's own order is the other one, and what is
-/// cut off at 0 and 255 in between differs. Sizes that it refuses, which no [`Image`] has, leave the target black.
+/// Resizes along rows first and along columns then, as PIL does but for crops that grow in width and shrink in height,
+/// where its later releases turn the order around. The order shows where values are cut off at 0 and 255 in between. Sizes that it refuses, which no [`Image`] has, leave the target black.
 fn two_passes(source: &impl IntoImageView, place: [f64; 4], target: &mut Buffer<'_>, resizer: &mut Resizer) {
     let [left, top, width, height] = place;
     let (target_width, rows) = (target.width(), source.height());

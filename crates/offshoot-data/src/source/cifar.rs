@@ -132,8 +132,8 @@ fn open_part(path: &Path) -> Result<Part, DataError> {
     }
     let fits = |layout: Layout| file.len().is_multiple_of(layout.record() as u64);
     let layout = match layout_by_name(path) {
-        // Both data sets call files alike only by accident; the length decides where the name's layout does not fit.
         Some(layout) => layout,
+        // Without a usual name the length decides; where both layouts fit, it is CIFAR-10.
         None if fits(Layout::Hundred) && !fits(Layout::Ten) => Layout::Hundred,
         None => Layout::Ten,
     };

@@ -130,6 +130,7 @@ pub(crate) fn parquet_of(
         .set_compression(Compression::SNAPPY)
         .set_data_page_size_limit(4_000)
         .set_write_batch_size(2)
+        .set_dictionary_page_size_limit(8 << 20)
         .set_key_value_metadata(metadata)
         .build();
     let mut writer = SerializedFileWriter::new(File::create(path).unwrap(), schema, Arc::new(properties)).unwrap();

@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 
-use offshoot_data::{DataError, Image, Labels, Source, SplitShares, content_hashes, open, split, summarize};
+use offshoot_data::summary::fingerprint;
+use offshoot_data::{DataError, Image, Labels, Rng, Source, SplitShares, content_hashes, open, split, summarize};
 use tempfile::TempDir;
 
 use crate::fixtures::*;
@@ -173,15 +174,25 @@ fn parquet_is_read_as_hugging_face_and_as_plain_column() {
 #[test]
 fn parquet_rows_larger_than_a_window_and_null_rows_are_told_apart() {
     let root = TempDir::new().unwrap();
-    let big = png(&picture(1, 700, 700, 3));
-    let rows = vec![Some(big.clone()), None, Some(big), Some(pngs()[2].clone())];
+    let mut noise = picture(1, 700, 700, 3);
+    let mut rng = Rng::for_example(0, "noise", 0, 0);
+    noise.pixels.iter_mut().for_each(|pixel| *pixel = rng.bits() as u8);
+    // Ten times the same 1.5 MB are stored once, so that the column looks small and its windows are wide.
+    let mut rows = vec![Some(png(&noise)); 10];
+    rows.extend([None, Some(pngs()[2].clone())]);
     let path = root.path().join("x.parquet");
-    parquet_of(&path, &rows, None, Layout::HuggingFace, 4, None);
+    parquet_of(&path, &rows, None, Layout::HuggingFace, 12, None);
+    assert!(std::fs::metadata(&path).unwrap().len() < 8_000_000);
     let source = open(&path, Labels::Ignore).unwrap();
-    assert_eq!(source.read(2).unwrap(), picture(1, 700, 700, 3));
-    assert_eq!(source.read(3).unwrap(), colours()[2]);
-    let error = source.read(1).unwrap_err().to_string();
-    assert!(error.ends_with("x.parquet#1: the row holds no image bytes"), "{error}");
+    for index in [0, 9, 4, 5] {
+        assert!(source.read(index).unwrap() == noise, "row {index}");
+    }
+    assert_eq!(source.read(11).unwrap(), colours()[2]);
+    let summary = summarize(&*source, None);
+    assert_eq!((summary.damaged.len(), summary.duplicates), (1, 9));
+    assert_eq!(summary.fingerprint, fingerprint(&content_hashes(&*source)));
+    let error = source.read(10).unwrap_err().to_string();
+    assert!(error.ends_with("x.parquet#10: the row holds no image bytes"), "{error}");
 }
 
 #[test]
