@@ -6,6 +6,7 @@
 //! [`rng::Rng`], keyed by what it decides, so that the same seed gives the same bytes for any number of threads.
 
 pub mod augment;
+pub mod dataset;
 pub mod error;
 pub mod image;
 pub mod loader;
@@ -18,6 +19,7 @@ pub mod summary;
 
 pub use augment::evaluation::Evaluation;
 pub use augment::{Blur, CropSpec, Crops, MultiCrop};
+pub use dataset::{Dataset, Measured};
 pub use error::DataError;
 pub use image::Image;
 pub use loader::evaluation::evaluation_batches;

@@ -23,6 +23,7 @@
 //! # Ok::<(), offshoot_report::ReportError>(())
 //! ```
 
+mod card;
 mod chart;
 mod curves;
 mod figures;
@@ -35,6 +36,7 @@ mod score;
 mod table;
 mod units;
 
+pub use card::model_card;
 use offshoot_family::Catalog;
 use serde_json::{Map, Value};
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use offshoot_data::{Batches, DataError, Loader, LoaderConfig, Rng, Source};
+use offshoot_eval::agreement::K;
+use offshoot_eval::knn::TEMPERATURE;
 use offshoot_eval::{EvalError, FeatureMatrix, Labelled};
 use offshoot_family::{Shape, Space};
 use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
@@ -60,6 +62,7 @@ impl ElasticError {
         match self {
             Self::Data(error) => error.hint().map(str::to_owned),
             Self::Sampling(error) => error.hint(),
+            Self::Eval(error) => error.hint(),
             Self::Diverged { .. } => {
                 Some("lower `optim.learning_rate`, or raise `optim.warmup_epochs`, and resume from an earlier checkpoint".into())
             }
@@ -91,6 +94,15 @@ pub struct ProbeImages {
     pub classes: usize,
 }
 
+/// A child as training needs it.
+struct Cut {
+    network: Box<dyn Network>,
+    /// How its backbone and its heads are cut out of the intact student's, the backbone first.
+    plan: Plan,
+    /// Tensors of the backbone.
+    backbone: usize,
+}
+
 /// Teacher, students and optimizer of a run.
 pub struct ElasticLearner {
     recipe: ElasticRecipe,
@@ -101,8 +113,8 @@ pub struct ElasticLearner {
     schedules: Schedules,
     space: Space,
     sampler: Sampler,
-    /// Networks and plans of the children met so far, backbone and heads together.
-    children: BTreeMap<Shape, (Box<dyn Network>, Plan)>,
+    /// The children met so far.
+    children: BTreeMap<Shape, Cut>,
     student: Weights,
     teacher: Weights,
     adam: AdamW,
@@ -176,18 +188,19 @@ impl ElasticLearner {
     fn meet(&mut self, shape: &Shape) -> Result<(), ElasticError> {
         if !self.children.contains_key(shape) {
             let view = self.network.child(shape, "")?;
-            let child = offshoot_zoo::open(&view.child)?;
-            let mut plan = compile(&self.network.specs(), Some(&child.specs()), &view)?;
+            let network = offshoot_zoo::open(&view.child)?;
+            let mut plan = compile(&self.network.specs(), Some(&network.specs()), &view)?;
+            let backbone = plan.len();
             plan.extend(compile(&self.heads.specs(), None, &view)?);
-            self.children.insert(shape.clone(), (child, plan));
+            self.children.insert(shape.clone(), Cut { network, plan, backbone });
         }
         Ok(())
     }
 
     /// Class-token features of the child of `shape` of the teacher.
     fn features(&self, shape: &Shape, batches: &[(Vec<f32>, usize)]) -> Result<FeatureMatrix, ElasticError> {
-        let (network, plan) = &self.children[shape];
-        let weights = materialize(&self.teacher, plan);
+        let Cut { network, plan, backbone } = &self.children[shape];
+        let weights = materialize(&self.teacher, &plan[..*backbone]);
         let batches = batches.iter().cloned().map(Ok::<_, EvalError>);
         let image = self.network.image();
         Ok(offshoot_eval::extract(network.as_ref(), &weights, &self.device, batches, image, &mut |_| {})?.cls)
@@ -284,7 +297,7 @@ impl Learner for ElasticLearner {
         );
         let shape = self.sampler.draw(step);
         self.meet(&shape)?;
-        let (child, plan) = &self.children[&shape];
+        let Cut { network: child, plan, .. } = &self.children[&shape];
         let (rate, seed) = (self.recipe.optim.drop_path, self.recipe.seed);
         let mut drop_path = |pass| -> Box<dyn DropPath> {
             if rate == 0.0 { Box::new(KeepAll) } else { Box::new(RandomSubsets { rate, seed, step, pass }) }
@@ -334,10 +347,10 @@ impl Learner for ElasticLearner {
                     let references = self.features(&shape, batches)?;
                     let references = Labelled { features: &references, labels };
                     let queries = Labelled { features: &queries, labels: &self.probe.queries.labels };
-                    let knn = offshoot_eval::knn(references, queries, self.probe.classes, &[20], 0.07, &self.device)?;
+                    let knn = offshoot_eval::knn(references, queries, self.probe.classes, &[20], TEMPERATURE, &self.device)?;
                     ("knn@20", knn.scores[0].accuracy)
                 }
-                None => ("agreement@20", offshoot_eval::agreement(&parent, &queries, 20, &self.device)?.value),
+                None => ("agreement@20", offshoot_eval::agreement(&parent, &queries, K, &self.device)?.value),
             };
             values.push((format!("{}/{shape}", value.0), value.1));
         }

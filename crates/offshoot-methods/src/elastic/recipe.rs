@@ -50,6 +50,8 @@ pub struct ElasticRecipe {
 pub struct DataRecipe {
     /// A folder, an IDX, CIFAR, Parquet or tar file, or a folder of those.
     pub path: String,
+    /// Fingerprint of the content. auto: whatever is found; a run is only ever resumed on the same content.
+    pub fingerprint: Auto<String>,
     /// Whether labels are used, for scores only: training never sees them.
     pub labels: bool,
     /// Share of the images held out for choosing.
@@ -201,6 +203,7 @@ impl Default for ElasticRecipe {
             seed: 0,
             data: DataRecipe {
                 path: String::new(),
+                fingerprint: Auto::Auto,
                 labels: false,
                 val: 0.05,
                 test: 0.05,

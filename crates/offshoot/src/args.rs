@@ -1,0 +1,356 @@
+//! What can be typed: commands, options and their help. Nothing here does anything.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Train one large parent once and derive a whole family of small models from it.
+///
+/// A run is a folder. `pretrain` makes one; `family`, `eval`, `pick`, `export` and `report` read it. Start with `offshoot demo`.
+#[derive(Debug, Parser)]
+#[command(name = "offshoot", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 the input cannot be used, 2 a mistake of offshoot, 130 interrupted.")]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where to compute.
+#[derive(Clone, Debug, Args)]
+pub struct Compute {
+    /// Device: cpu; cuda, vulkan or metal where the build has them.
+    #[arg(long, default_value = "cpu", value_name = "NAME", help_heading = "Compute")]
+    pub device: String,
+    /// CPU threads; 0 stands for one per core.
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Compute")]
+    pub threads: usize,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Everything once on images that come along: pretrain, measure, pick, export, report.
+    Demo(Demo),
+    /// Say what a data set holds and draw a sheet of its augmented crops.
+    Data(Data),
+    /// Pre-train an elastic parent by a recipe, without labels.
+    Pretrain(Pretrain),
+    /// List the children of a run.
+    Family(Family),
+    /// Measure children: k-NN, linear probe, agreement with the parent, latency.
+    #[command(subcommand)]
+    Eval(Eval),
+    /// Find the best child within a budget.
+    Pick(Pick),
+    /// Write children as ordinary Hugging Face folders.
+    Export(Export),
+    /// Write one HTML page about a run.
+    Report(Report),
+    /// Measure speed.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the manual pages.
+    Man {
+        /// Folder to write them to.
+        #[arg(short, long, value_name = "DIR", default_value = "man")]
+        out: PathBuf,
+    },
+}
+
+/// `offshoot demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Folder to make.
+    #[arg(long, value_name = "DIR", default_value = "offshoot-demo")]
+    pub out: PathBuf,
+    /// Replace a demo that is there already.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Go without labels: children are compared by their agreement with the parent.
+    #[arg(long)]
+    pub without_labels: bool,
+    /// Steps of training instead of the recipe's; fewer to look around quickly.
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: Compute,
+}
+
+/// `offshoot data`.
+#[derive(Debug, Args)]
+pub struct Data {
+    /// A folder of images, or IDX, CIFAR, Parquet or tar files.
+    pub path: PathBuf,
+    /// Use labels: class folders, label files or columns.
+    #[arg(long)]
+    pub labels: bool,
+    /// The contact sheet to write.
+    #[arg(long, value_name = "PNG", default_value = "contact-sheet.png")]
+    pub sheet: PathBuf,
+    /// Images on the sheet; 0 for no sheet.
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    pub rows: usize,
+    /// Recipe whose crops are drawn instead of ones that suit the images.
+    #[arg(long, value_name = "TOML")]
+    pub recipe: Option<PathBuf>,
+    /// Seed of the choice and of the crops.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `offshoot pretrain`.
+#[derive(Debug, Args)]
+pub struct Pretrain {
+    /// The recipe, and overrides such as `optim.learning_rate=1e-3`.
+    #[arg(value_name = "RECIPE | KEY=VALUE")]
+    pub recipe: Vec<String>,
+    /// Run folder to make.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Go on with the run in this folder, from its newest checkpoint.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "overwrite", "dry_run", "recipe"])]
+    pub resume: Option<PathBuf>,
+    /// Replace the run that is in the folder.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print what the run would be and cost, and stop; no model is allocated.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Rate for the hours of a dry run, in TFLOP/s.
+    #[arg(long, value_name = "TFLOPS", default_value_t = 100.0)]
+    pub rate: f64,
+    /// Stop as if interrupted once this many steps are done.
+    #[arg(long, value_name = "N")]
+    pub stop_after: Option<u64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: Compute,
+}
+
+/// `offshoot family`.
+#[derive(Debug, Args)]
+pub struct Family {
+    /// Run folder.
+    pub run: PathBuf,
+    /// Column to sort by; `-` in front for descending.
+    #[arg(long, value_name = "COLUMN", allow_hyphen_values = true)]
+    pub sort: Option<String>,
+    /// Keep rows where `COLUMN OP VALUE` holds, such as `width>=512`; may be given more than once.
+    #[arg(long, value_name = "CONDITION")]
+    pub filter: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which children a measurement is for.
+#[derive(Clone, Debug, Args)]
+pub struct Which {
+    /// Run folder.
+    pub run: PathBuf,
+    /// Only this child, by id or name; may be given more than once. Without it, the whole family.
+    #[arg(long, value_name = "ID")]
+    pub child: Vec<String>,
+    /// Part of the data to score. Choose on val; test is for the final number.
+    #[arg(long, value_enum, default_value_t = Part::Val)]
+    pub split: Part,
+    /// Images of training data that vote or train the probe, at most; 0 for all.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub references: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: Compute,
+}
+
+/// A held-out part of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// What choices are made on.
+    Val,
+    /// What the final number is measured on.
+    Test,
+}
+
+/// `offshoot eval`.
+#[derive(Debug, Subcommand)]
+pub enum Eval {
+    /// Weighted k-NN on class tokens as DINO does it: k 10, 20, 100, 200, temperature 0.07. Needs labels.
+    Knn(Which),
+    /// Linear probe on frozen features with DINOv2's grid of learning rates. Needs labels.
+    Linear(Linear),
+    /// Share of the parent's 20 nearest neighbours that a child finds too. Needs no labels.
+    Agreement(Which),
+    /// Milliseconds for one image on this machine.
+    Latency(Latency),
+}
+
+/// `offshoot eval linear`.
+#[derive(Debug, Args)]
+pub struct Linear {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub which: Which,
+    /// Passes over the training features.
+    #[arg(long, default_value_t = 10)]
+    pub epochs: usize,
+    /// Images of one step.
+    #[arg(long, default_value_t = 256)]
+    pub batch: usize,
+    /// Seed of start values and order.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// `offshoot eval latency`.
+#[derive(Debug, Args)]
+pub struct Latency {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub which: Which,
+    /// Timed runs of each child.
+    #[arg(long, default_value_t = 30)]
+    pub repeats: usize,
+}
+
+/// `offshoot pick`.
+#[derive(Debug, Args)]
+pub struct Pick {
+    /// Run folder.
+    pub run: PathBuf,
+    /// Most parameters, such as 5M.
+    #[arg(long, value_name = "COUNT", help_heading = "Budget")]
+    pub params: Option<String>,
+    /// Most bytes of the exported file, such as 20MB.
+    #[arg(long, value_name = "SIZE", help_heading = "Budget")]
+    pub bytes: Option<String>,
+    /// Most multiply-adds of one image, such as 1G.
+    #[arg(long, value_name = "COUNT", help_heading = "Budget")]
+    pub macs: Option<String>,
+    /// Most milliseconds for one image on this machine; children without a measurement are measured first.
+    #[arg(long, value_name = "MS", help_heading = "Budget")]
+    pub ms: Option<String>,
+    /// Metric to choose by on the val split instead of the recipe's score.
+    #[arg(long, value_name = "METRIC")]
+    pub by: Option<String>,
+    /// Runners-up to explain.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub show: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: Compute,
+}
+
+/// `offshoot export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Run folder.
+    pub run: PathBuf,
+    /// The children to write.
+    #[command(flatten)]
+    pub what: ExportWhat,
+    /// Folder to make; with --all or --pareto, one folder a child in it.
+    #[arg(short, long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Layout of the folders.
+    #[arg(long, value_enum, default_value_t = Format::Hf)]
+    pub format: Format,
+    /// Replace folders that are there already.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Read every folder back and compare its features on held-out images with the family's.
+    #[arg(long)]
+    pub check: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: Compute,
+}
+
+/// Which children to export.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct ExportWhat {
+    /// One child by its sizes, such as 384x12.
+    #[arg(long, value_name = "SIZES")]
+    pub size: Option<String>,
+    /// One child by its familiar name, such as vit-s.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// One child by its id.
+    #[arg(long, value_name = "ID")]
+    pub child: Option<String>,
+    /// Every child.
+    #[arg(long)]
+    pub all: bool,
+    /// The children that no other beats in parameters and score.
+    #[arg(long)]
+    pub pareto: bool,
+}
+
+/// Layout of an exported folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Hugging Face: config.json, model.safetensors, preprocessor_config.json, README.md.
+    Hf,
+}
+
+/// `offshoot report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Run folder.
+    pub run: PathBuf,
+    /// Page to write; report.html in the run folder by default.
+    #[arg(short, long, value_name = "HTML")]
+    pub out: Option<PathBuf>,
+}
+
+/// `offshoot bench`.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Time whole training steps: losses, backward, optimizer and average, without loading data.
+    Step(BenchStep),
+}
+
+/// `offshoot bench step`.
+#[derive(Debug, Args)]
+pub struct BenchStep {
+    /// Size of the problem.
+    #[arg(long, value_enum, default_value_t = Case::CpuS)]
+    pub case: Case,
+    /// Timed steps.
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    pub steps: usize,
+    /// Steps before the first timed one.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub warmup: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: Compute,
+}
+
+/// Sizes of `bench step`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Case {
+    /// 192 x 6 on 32 pixels, 32 images.
+    CpuS,
+    /// 384 x 12 on 32 pixels, 16 images.
+    CpuM,
+    /// POA's ViT-L/16 on 224 pixels, 50 images.
+    VitL,
+}

@@ -1,0 +1,226 @@
+//! `offshoot bench step`: seconds of whole training steps on made-up crops, as one line of JSON.
+//!
+//! The work is that of `benches/rivals/poa_step.py`: the same shapes, losses, optimizer and average, and no data loading.
+
+use std::time::Instant;
+
+use offshoot_data::Rng;
+use offshoot_family::{Shape, Vit};
+use offshoot_methods::elastic::cost::{self, StepShape};
+use offshoot_methods::elastic::heads::Heads;
+use offshoot_methods::elastic::step::{Batch, Elastic, LossRecipe, Objective};
+use offshoot_methods::train::optimizer::{self, AdamW, Rate};
+use offshoot_zoo::materialize::compile;
+use offshoot_zoo::network::KeepAll;
+use offshoot_zoo::tensor::{Device, Tensor, TensorData};
+use offshoot_zoo::vit::VitNetwork;
+use offshoot_zoo::{Network, spec};
+use serde_json::json;
+
+use super::family::short;
+use crate::args::{BenchStep, Case};
+use crate::failure::Failure;
+use crate::machine::{Machine, available_memory, peak_rss_mib};
+use crate::terminal::say;
+
+/// Learning rate, weight decay and momentum of the benchmark; they do not matter for time.
+const RATE: Rate = Rate { learning_rate: 1e-3, weight_decay: 0.05 };
+const MOMENTUM: f64 = 0.99;
+const TEACHER_TEMPERATURE: f64 = 0.05;
+
+/// Numbers of one case.
+struct Problem {
+    name: &'static str,
+    network: VitNetwork,
+    heads: Heads,
+    shape: StepShape,
+    /// Width and depth of the elastic student.
+    elastic: (usize, usize),
+    /// One byte a patch of every global crop.
+    masks: Vec<u8>,
+}
+
+impl Problem {
+    fn new(case: Case) -> Self {
+        struct Numbers {
+            name: &'static str,
+            vit: (usize, usize, usize, usize),
+            px: (usize, usize),
+            views: usize,
+            images: usize,
+            heads: (usize, usize, Vec<usize>),
+            elastic: (usize, usize),
+        }
+        let doubling = |first: usize| (0..4).map(|i| first << i).collect();
+        let numbers = match case {
+            Case::CpuS => Numbers {
+                name: "cpu-s",
+                vit: (192, 6, 32, 4),
+                px: (32, 16),
+                views: 6,
+                images: 32,
+                heads: (512, 128, doubling(512)),
+                elastic: (128, 4),
+            },
+            Case::CpuM => Numbers {
+                name: "cpu-m",
+                vit: (384, 12, 64, 4),
+                px: (32, 16),
+                views: 6,
+                images: 16,
+                heads: (1024, 256, doubling(1024)),
+                elastic: (256, 8),
+            },
+            Case::VitL => Numbers {
+                name: "vit-l",
+                vit: (1024, 24, 64, 16),
+                px: (224, 96),
+                views: 8,
+                images: 50,
+                heads: (2048, 256, doubling(8192)),
+                elastic: (640, 17),
+            },
+        };
+        let (width, depth, head_dim, patch) = numbers.vit;
+        let network = VitNetwork::new(Vit {
+            width,
+            depth,
+            head_dim,
+            mlp_ratio: 4,
+            patch,
+            image: numbers.px.0,
+            channels: 3,
+            position_offset: 0.1,
+            norm_eps: 1e-6,
+        });
+        let (hidden, bottleneck, prototypes) = numbers.heads;
+        let heads = Heads { feature: network.feature(), hidden, bottleneck, prototypes };
+        let masks = masks(numbers.images, network.mask_grid().pow(2));
+        let shape = StepShape {
+            images: numbers.images,
+            global_px: numbers.px.0,
+            local_px: numbers.px.1,
+            views: numbers.views,
+            masked: masks.iter().map(|&b| f64::from(b)).sum(),
+        };
+        Self { name: numbers.name, network, heads, shape, elastic: numbers.elastic, masks }
+    }
+
+    fn batch(&self, device: &Device) -> Batch {
+        let mut rng = Rng::for_example(0, "bench", 0, 0);
+        let mut crops = |n: usize, px: usize| {
+            ((0..n * 3 * px * px).map(|_| rng.normal() as f32).collect::<Vec<f32>>(), [3, px, px])
+        };
+        let StepShape { images, global_px, local_px, views, .. } = self.shape;
+        let globals = crops(2 * images, global_px);
+        let locals = crops(views * images, local_px);
+        Batch::new(images, globals, locals, Some(&self.masks), device)
+    }
+}
+
+/// Every second crop is masked, from a tenth to a half of its patches, as the rival program does.
+fn masks(images: usize, patches: usize) -> Vec<u8> {
+    let mut masks = vec![0; 2 * images * patches];
+    let mut rng = Rng::for_example(0, "bench.masks", 0, 0);
+    for row in (0..2 * images).step_by(2) {
+        let share = 0.1 + 0.4 * row as f64 / (2 * images) as f64;
+        let count = ((patches as f64 * share) as usize).max(1);
+        let mut order: Vec<usize> = (0..patches).collect();
+        rng.shuffle(&mut order);
+        order[..count].iter().for_each(|&patch| masks[row * patches + patch] = 1);
+    }
+    masks
+}
+
+/// Runs the command.
+pub fn run(args: &BenchStep) -> Result<(), Failure> {
+    let machine = Machine::new(&args.compute.device, args.compute.threads)?;
+    if args.steps == 0 {
+        return Err(Failure::input("--steps 0 times nothing", "ask for at least one step"));
+    }
+    let problem = Problem::new(args.case);
+    let (width, depth) = problem.elastic;
+    let view = problem.network.child(&Shape::new([("width", width), ("depth", depth)]), "")?;
+    let child = offshoot_zoo::open(&view.child)?;
+    let elastic = [(offshoot_zoo::open(&view.child)?, 1.0)];
+    let cost = cost::step(&problem.network, &problem.heads, problem.shape, &elastic);
+    let available = available_memory();
+    if machine.name == "cpu" && available > 0 && cost.bytes() > available as f64 {
+        let (needed, free) = (short(cost.bytes(), "B"), short(available as f64, "B"));
+        return Err(Failure::input(
+            format!("{} needs about {needed} of memory, and {free} are free", problem.name),
+            "choose a smaller --case, or a machine with more memory",
+        ));
+    }
+    let device = &machine.device;
+    let mut plan = compile(&problem.network.specs(), Some(&child.specs()), &view)?;
+    plan.extend(compile(&problem.heads.specs(), None, &view)?);
+    let specs = [problem.network.specs(), problem.heads.specs()].concat();
+    let decayed: std::collections::BTreeMap<&str, bool> = specs.iter().map(|s| (s.name.as_str(), s.decay)).collect();
+    let mut student = spec::initialise(&specs, 0, device);
+    let mut teacher = spec::initialise(&specs, 1, device);
+    let mut adam = AdamW::new(0.9, 0.999, 1e-8);
+    let loss = LossRecipe::default();
+    let objective = Objective { network: &problem.network, heads: &problem.heads, loss: &loss };
+    let elastic = Elastic { network: child.as_ref(), plan: &plan };
+    let batch = problem.batch(device);
+    let mut seconds = Vec::with_capacity(args.steps);
+    let mut value = f64::NAN;
+    for step in 0..args.warmup + args.steps {
+        let began = Instant::now();
+        let tracked = student.tracked();
+        let terms =
+            objective.losses(&tracked, &teacher, &elastic, &batch, TEACHER_TEMPERATURE, &mut |_| Box::new(KeepAll));
+        let total = terms.total.clone();
+        let gradients = tracked.gradients(&mut total.backward());
+        drop((tracked, terms));
+        adam.update(&mut student, gradients, |name| Rate {
+            weight_decay: if decayed[name] { RATE.weight_decay } else { 0.0 },
+            ..RATE
+        });
+        optimizer::average(&mut teacher, &student, MOMENTUM);
+        value = f64::from(total.into_scalar::<f32>());
+        device.sync().map_err(|e| anyhow::anyhow!("{e:?}"))?;
+        if step >= args.warmup {
+            seconds.push(began.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    let peak = peak_rss_mib();
+    let line = json!({
+        "case": problem.name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "device": machine.name,
+        "threads": machine.threads,
+        "dtype": "fp32",
+        "compiled": false,
+        "steps": seconds.len(),
+        "median_s": rounded(seconds[seconds.len() / 2]),
+        "min_s": rounded(seconds[0]),
+        "peak_rss_mib": peak,
+        "loss": value,
+        "flops": cost.flops,
+        "gemm_floor_s": rounded(cost.flops / gemm_rate(device)?),
+    });
+    say(&line.to_string())?;
+    Ok(())
+}
+
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 1e5).round() / 1e5
+}
+
+/// FLOP/s of a large fp32 matrix product here: the best of eight.
+fn gemm_rate(device: &Device) -> Result<f64, Failure> {
+    const N: usize = 1024;
+    let values: Vec<f32> = (0..N * N).map(|i| (i % 7) as f32).collect();
+    let a = Tensor::<2>::from_data(TensorData::new(values, [N, N]), device);
+    let mut best = f64::INFINITY;
+    for _ in 0..8 {
+        let began = Instant::now();
+        let _product = a.clone().matmul(a.clone());
+        device.sync().map_err(|e| anyhow::anyhow!("{e:?}"))?;
+        best = best.min(began.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (N as f64).powi(3) / best)
+}

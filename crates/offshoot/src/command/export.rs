@@ -1,0 +1,142 @@
+//! `offshoot export`: children as ordinary folders, streamed from file to file; the only way out.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use offshoot_family::files::write_atomic;
+use offshoot_family::{Catalog, Child, Split};
+use offshoot_zoo::network::KeepAll;
+use offshoot_zoo::tensor::{Device, Tensor, TensorData};
+use offshoot_zoo::{Checkpoint, Network, Weights};
+
+use super::images::{self, Family};
+use crate::args::Export;
+use crate::failure::Failure;
+use crate::machine::Machine;
+use crate::progress::Progress;
+use crate::terminal::say;
+
+/// Images that a folder is checked with.
+const CHECKED: usize = 64;
+/// Largest difference of a feature between the family's child and the folder read back.
+const TOLERANCE: f32 = 1e-5;
+
+/// Runs the command.
+pub fn run(args: &Export) -> Result<(), Failure> {
+    let catalog = Catalog::open(&args.run)?;
+    let children = children(args, &catalog)?;
+    let several = args.what.all || args.what.pareto;
+    let target = |child: &Child| if several { args.out.join(&child.id) } else { args.out.clone() };
+    for child in &children {
+        refuse_used(&target(child), args.overwrite)?;
+    }
+    let parent = images::checked_parent(&args.run, &catalog)?;
+    let mut progress = Progress::new("export", 0, children.len() as u64, "children");
+    for (done, child) in children.iter().enumerate() {
+        let folder = target(child);
+        let view = images::view(&args.run, &catalog, child)?;
+        write_card(&folder, &catalog, child)?;
+        parent.export_child(&view, &catalog.data.preprocessing, &folder)?;
+        if several {
+            progress.at(done as u64 + 1, &child.id);
+        }
+    }
+    progress.finish();
+    for child in children.iter().take(if several { 0 } else { 1 }) {
+        let folder = target(child);
+        let bytes = std::fs::metadata(folder.join("model.safetensors")).context("the exported weights")?.len();
+        say(&format!("wrote {} to {} ({bytes} bytes of weights)", child.id, folder.display()))?;
+    }
+    if several {
+        say(&format!("wrote {} children to {}", children.len(), args.out.display()))?;
+    }
+    if args.check {
+        let machine = Machine::new(&args.compute.device, args.compute.threads)?;
+        let worst = check(&args.run, &children, target, &machine.device)?;
+        say(&format!("read back: features differ by at most {worst:.1e} on held-out images"))?;
+    }
+    Ok(())
+}
+
+/// The children that were asked for.
+fn children<'a>(args: &Export, catalog: &'a Catalog) -> Result<Vec<&'a Child>, Failure> {
+    let what = &args.what;
+    if what.all {
+        return Ok(catalog.children.iter().collect());
+    }
+    if what.pareto {
+        let front = catalog.pareto(|c| Some(c.parameters as f64), |c| c.score(&catalog.score, Split::Val));
+        if front.is_empty() {
+            let verb = catalog.score.split('@').next().unwrap_or_default();
+            let hint = format!("measure first: offshoot eval {verb} {}", args.run.display());
+            return Err(Failure::input(format!("no child has a {} on val", catalog.score), hint));
+        }
+        return Ok(front);
+    }
+    if let (Some(size), Some(space)) = (&what.size, &catalog.space) {
+        let shape = space.parse(size).map_err(|e| Failure::input(e, "`offshoot family RUN` lists all children"))?;
+        return Ok(vec![catalog.child(&shape.id())?]);
+    }
+    let wanted = what.size.as_ref().or(what.name.as_ref()).or(what.child.as_ref());
+    Ok(vec![catalog.child(wanted.map_or("", String::as_str))?])
+}
+
+fn refuse_used(folder: &Path, overwrite: bool) -> Result<(), Failure> {
+    let used = std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    if used && !overwrite {
+        return Err(Failure::input(
+            format!("{} is not empty", folder.display()),
+            "choose another folder, or replace what is there by `--overwrite`",
+        ));
+    }
+    Ok(())
+}
+
+fn write_card(folder: &Path, catalog: &Catalog, child: &Child) -> Result<(), Failure> {
+    let card = offshoot_report::model_card(catalog, child);
+    let path = folder.join("README.md");
+    write_atomic(&path, |w: &mut dyn Write| w.write_all(card.as_bytes())).with_context(|| path.display().to_string())?;
+    Ok(())
+}
+
+/// Reads every folder back and compares its features with the family's child; the largest difference.
+fn check(
+    run: &Path,
+    children: &[&Child],
+    target: impl Fn(&Child) -> PathBuf,
+    device: &Device,
+) -> Result<f32, Failure> {
+    let family = Family::open(run, device)?;
+    let dataset = images::open(&family.catalog.data)?;
+    let held_out = images::at_most(&dataset.splits.val, CHECKED);
+    let prepared = images::prepare(&dataset, &held_out, &family.catalog.data.preprocessing)?;
+    let mut worst = 0.0;
+    for child in children {
+        let (network, weights) = family.child(run, child)?;
+        let folder = target(child);
+        let back = Checkpoint::open(&folder)?;
+        let back_weights = back.weights(device)?;
+        for (values, images) in &prepared.batches {
+            let ours = features(network.as_ref(), &weights, values, *images, device);
+            let theirs = features(back.network(), &back_weights, values, *images, device);
+            let difference = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            if difference.is_nan() || difference > TOLERANCE {
+                return Err(Failure::input(
+                    format!("{}: features differ by {difference:e} from the family's", folder.display()),
+                    "the folder was changed, or the disk is failing: export it again",
+                ));
+            }
+            worst = f32::max(worst, difference);
+        }
+    }
+    Ok(worst)
+}
+
+/// Class-token features of one batch.
+fn features(network: &dyn Network, weights: &Weights, values: &[f32], images: usize, device: &Device) -> Vec<f32> {
+    let (channels, side) = network.image();
+    let data = TensorData::new(values.to_vec(), [images, channels, side, side]);
+    let features = network.forward(weights, Tensor::from_data(data, device), None, &mut KeepAll);
+    features.cls.into_data().try_to_vec().unwrap_or_default()
+}

@@ -1,0 +1,151 @@
+//! The images of a family: opened again, checked against the catalog, and prepared for the networks.
+
+use std::path::Path;
+
+use anyhow::Context;
+use offshoot_data::{Dataset, Evaluation, Labels, SplitShares, evaluation_batches};
+use offshoot_family::catalog::{ChildSource, DataRef, Preprocessing};
+use offshoot_family::{Catalog, Child, Split, View};
+use offshoot_methods::elastic::pretrain::Prepared;
+use offshoot_zoo::materialize::materialize;
+use offshoot_zoo::tensor::Device;
+use offshoot_zoo::{Checkpoint, Network, Weights};
+
+use crate::failure::Failure;
+
+/// Images that go through a network at once.
+pub const BATCH: usize = 64;
+
+/// Opens the data of a family.
+///
+/// # Errors
+/// If it is gone, or is not what the family was made with.
+pub fn open(data: &DataRef) -> Result<Dataset, Failure> {
+    let labels = if data.labels { Labels::Use } else { Labels::Ignore };
+    let shares = SplitShares { val: data.val, test: data.test };
+    let dataset = Dataset::open(Path::new(&data.path), labels, data.split_seed, shares)?;
+    if dataset.fingerprint != data.fingerprint {
+        return Err(Failure::input(
+            format!("{} is not the data that the family was made with: its content has changed", data.path),
+            "put the files back as they were, or train again on the new data",
+        ));
+    }
+    Ok(dataset)
+}
+
+/// How the family's images are prepared.
+pub fn evaluation(preprocessing: &Preprocessing) -> Evaluation {
+    Evaluation {
+        resize: preprocessing.resize,
+        crop: preprocessing.crop,
+        mean: preprocessing.mean.clone(),
+        std: preprocessing.std.clone(),
+        channels: preprocessing.channels,
+    }
+}
+
+/// The examples of one part of the data.
+pub fn part(dataset: &Dataset, split: Split) -> &[usize] {
+    match split {
+        Split::Train => &dataset.splits.train,
+        Split::Val => &dataset.splits.val,
+        Split::Test => &dataset.splits.test,
+    }
+}
+
+/// At most `limit` of `indices` (0: all), evenly spaced.
+pub fn at_most(indices: &[usize], limit: usize) -> Vec<usize> {
+    if limit == 0 || indices.len() <= limit {
+        return indices.to_vec();
+    }
+    (0..limit).map(|i| indices[i * indices.len() / limit]).collect()
+}
+
+/// Prepares the examples `indices`, with their labels where the data has any.
+///
+/// # Errors
+/// If one cannot be read.
+pub fn prepare(dataset: &Dataset, indices: &[usize], preprocessing: &Preprocessing) -> Result<Prepared, Failure> {
+    let evaluation = evaluation(preprocessing);
+    let batches: Vec<(Vec<f32>, usize)> = evaluation_batches(dataset.source.as_ref(), indices, &evaluation, BATCH)
+        .map(|batch| batch.map(|(values, indices)| (values, indices.len())))
+        .collect::<Result<_, _>>()?;
+    let labels = if dataset.source.classes().is_empty() { Vec::new() } else { dataset.labels(indices) };
+    Ok(Prepared { batches, labels })
+}
+
+/// A family's parent in memory, from which its children are cut.
+pub struct Family {
+    /// The catalog.
+    pub catalog: Catalog,
+    parent: Checkpoint,
+    weights: Weights,
+}
+
+impl Family {
+    /// Opens the run's catalog and loads its parent.
+    ///
+    /// # Errors
+    /// If either is missing, damaged, or not the other's.
+    pub fn open(run: &Path, device: &Device) -> Result<Self, Failure> {
+        let catalog = Catalog::open(run)?;
+        let parent = checked_parent(run, &catalog)?;
+        let weights = parent.weights(device)?;
+        Ok(Self { catalog, parent, weights })
+    }
+
+    /// The network and weights of a child.
+    ///
+    /// # Errors
+    /// If its view is missing or does not fit.
+    pub fn child(&self, run: &Path, child: &Child) -> Result<(Box<dyn Network>, Weights), Failure> {
+        let (network, plan) = self.parent.plan(&view(run, &self.catalog, child)?)?;
+        Ok((network, materialize(&self.weights, &plan)))
+    }
+
+    /// The parent itself.
+    pub fn parent(&self) -> (&dyn Network, &Weights) {
+        (self.parent.network(), &self.weights)
+    }
+}
+
+/// Opens the parent of a catalog and makes sure that it is the one the catalog means.
+///
+/// # Errors
+/// If it is missing, damaged or another.
+pub fn checked_parent(run: &Path, catalog: &Catalog) -> Result<Checkpoint, Failure> {
+    let parent = Checkpoint::open(&run.join(&catalog.parent.path))?;
+    let hash = parent.hash()?;
+    if hash != catalog.parent.hash {
+        let path = run.join(&catalog.parent.path);
+        return Err(offshoot_zoo::CheckpointError::OtherParent { path, wanted: catalog.parent.hash.clone(), found: hash }.into());
+    }
+    Ok(parent)
+}
+
+/// Largest view file that is read, in bytes.
+const MAX_VIEW: u64 = 64 << 20;
+
+/// The view of a child.
+///
+/// # Errors
+/// If it is missing, damaged, or made for another parent.
+pub fn view(run: &Path, catalog: &Catalog, child: &Child) -> Result<View, Failure> {
+    let ChildSource::View(file) = &child.source else {
+        return Err(Failure::input(format!("child `{}` is no view of the parent", child.id), "this version reads views"));
+    };
+    let path = run.join(file);
+    let name = || path.display().to_string();
+    let bytes = std::fs::metadata(&path).with_context(name)?.len();
+    if bytes > MAX_VIEW {
+        return Err(Failure::input(format!("{}: {bytes} bytes are no view", name()), "restore the run's views folder"));
+    }
+    let view: View = serde_json::from_slice(&std::fs::read(&path).with_context(name)?).with_context(name)?;
+    if view.parent != catalog.parent.hash {
+        return Err(Failure::input(
+            format!("{}: the view was made for another parent", name()),
+            "restore the run's views folder, or train again",
+        ));
+    }
+    Ok(view)
+}

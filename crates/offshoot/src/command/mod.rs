@@ -1,0 +1,37 @@
+//! One file per command.
+
+mod bench;
+mod data;
+mod demo;
+mod eval;
+mod export;
+mod family;
+mod images;
+mod pick;
+mod pretrain;
+mod report;
+mod shell;
+
+use crate::args::{Arguments, Bench, Command};
+use crate::failure::{Exit, Failure};
+
+/// Does what was asked for.
+///
+/// # Errors
+/// Whatever went wrong, with a hint and whose mistake it was.
+pub fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    match arguments.command {
+        Command::Demo(args) => return demo::run(&args),
+        Command::Pretrain(args) => return pretrain::run(&args),
+        Command::Data(args) => data::run(&args)?,
+        Command::Family(args) => family::run(&args)?,
+        Command::Eval(args) => eval::run(&args)?,
+        Command::Pick(args) => pick::run(&args)?,
+        Command::Export(args) => export::run(&args)?,
+        Command::Report(args) => report::run(&args)?,
+        Command::Bench(Bench::Step(args)) => bench::run(&args)?,
+        Command::Completions { shell } => shell::completions(shell)?,
+        Command::Man { out } => shell::man(&out)?,
+    }
+    Ok(Exit::Done)
+}

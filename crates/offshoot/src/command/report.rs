@@ -1,0 +1,63 @@
+//! `offshoot report`: one HTML page about a run.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use offshoot_family::Catalog;
+use offshoot_family::files::write_atomic;
+use offshoot_methods::train::metrics;
+use offshoot_report::RunFacts;
+
+use crate::args::Report;
+use crate::failure::Failure;
+use crate::terminal::say;
+
+/// Runs the command.
+pub fn run(args: &Report) -> Result<(), Failure> {
+    let path = write(&args.run, args.out.clone(), None)?;
+    say(&format!("wrote {}", path.display()))?;
+    Ok(())
+}
+
+/// Writes the page and says where. `picked` is a child and why it was chosen.
+pub fn write(run: &Path, out: Option<PathBuf>, picked: Option<(String, String)>) -> Result<PathBuf, Failure> {
+    let catalog = Catalog::open(run)?;
+    let log = run.join("metrics.jsonl");
+    let recipe = run.join("recipe.toml");
+    let mut notes = vec![
+        ("Method".to_owned(), catalog.method.clone()),
+        ("Version".to_owned(), catalog.version.clone()),
+        ("Seed".to_owned(), catalog.seed.to_string()),
+        ("Data".to_owned(), catalog.data.path.clone()),
+        ("Data fingerprint".to_owned(), catalog.data.fingerprint.clone()),
+        ("Parent".to_owned(), format!("{} ({})", catalog.parent.path, &catalog.parent.hash)),
+    ];
+    if let Some(hours) = hours(run) {
+        notes.push(("Training time".to_owned(), hours));
+    }
+    let facts = RunFacts {
+        title: run.file_name().map_or_else(|| "A family".into(), |name| name.to_string_lossy().into_owned()),
+        metrics: if log.is_file() { metrics::read(&log)? } else { Vec::new() },
+        recipe_toml: if recipe.is_file() {
+            std::fs::read_to_string(&recipe).with_context(|| recipe.display().to_string())?
+        } else {
+            String::new()
+        },
+        notes,
+        picked,
+    };
+    let page = offshoot_report::render(&catalog, &facts)?;
+    let path = out.unwrap_or_else(|| run.join("report.html"));
+    write_atomic(&path, |w: &mut dyn Write| w.write_all(page.as_bytes())).with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+/// Time in training steps, from the mean of the logged ones.
+fn hours(run: &Path) -> Option<String> {
+    let lines = metrics::read(&run.join("timing.jsonl")).ok()?;
+    let seconds: Vec<f64> = lines.iter().filter_map(|l| l.get("step_seconds").and_then(metrics::number)).collect();
+    let steps = lines.last()?.get("step").and_then(metrics::number)?;
+    let mean = seconds.iter().sum::<f64>() / seconds.len().max(1) as f64;
+    Some(format!("{} ({steps} steps of {mean:.2} s)", crate::progress::duration(mean * steps)))
+}

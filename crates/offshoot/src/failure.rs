@@ -1,0 +1,100 @@
+//! What went wrong, what to do about it, and whose mistake it was.
+
+use std::io;
+
+use anyhow::Error;
+use offshoot_data::DataError;
+use offshoot_eval::EvalError;
+use offshoot_family::CatalogError;
+use offshoot_family::budget::QuantityError;
+use offshoot_family::recipe::RecipeError;
+use offshoot_methods::elastic::family::FamilyError;
+use offshoot_methods::elastic::pretrain::ElasticError;
+use offshoot_methods::train::events::EventsError;
+use offshoot_methods::train::metrics::MetricsError;
+use offshoot_methods::train::run::RunError;
+use offshoot_methods::train::state::StateError;
+use offshoot_methods::train::trainer::TrainError;
+use offshoot_report::ReportError;
+use offshoot_zoo::CheckpointError;
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// The user's input cannot be used.
+    Input = 1,
+    /// A mistake of ours.
+    Internal = 2,
+    /// Interrupted, with everything saved.
+    Interrupted = 130,
+}
+
+/// An error with a hint and an exit code.
+#[derive(Debug)]
+pub struct Failure {
+    /// What, and where.
+    pub error: Error,
+    /// What to do next.
+    pub hint: Option<String>,
+    /// Whose mistake it was.
+    pub exit: Exit,
+}
+
+impl Failure {
+    /// The user's mistake, with a hint.
+    pub fn input(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { error: Error::msg(message.into()), hint: Some(hint.into()), exit: Exit::Input }
+    }
+
+    /// Whether somebody closed the pipe that was written to, as `head` does.
+    pub fn is_broken_pipe(&self) -> bool {
+        let broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+        self.error.chain().any(|cause| cause.downcast_ref().is_some_and(broken))
+    }
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let hint = error.chain().find_map(hint);
+        // A template that does not render is nothing a user can mend.
+        let ours = error.chain().any(|cause| cause.is::<ReportError>());
+        Self { error, hint, exit: if ours { Exit::Internal } else { Exit::Input } }
+    }
+}
+
+/// The hint of an error that has one.
+fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    macro_rules! of {
+        ($($kind:ty),* $(,)?) => {
+            $(if let Some(error) = cause.downcast_ref::<$kind>() {
+                return error.hint().map(Into::into);
+            })*
+        };
+    }
+    of!(
+        RecipeError,
+        CatalogError,
+        QuantityError,
+        CheckpointError,
+        DataError,
+        RunError,
+        StateError,
+        MetricsError,
+        EventsError,
+        ElasticError,
+        EvalError,
+    );
+    match cause.downcast_ref::<TrainError<ElasticError>>() {
+        Some(TrainError::Learner(error)) => return error.hint(),
+        Some(TrainError::State(error)) => return error.hint(),
+        _ => {}
+    }
+    if let Some(FamilyError::Checkpoint(error)) = cause.downcast_ref() {
+        return error.hint();
+    }
+    None
+}
