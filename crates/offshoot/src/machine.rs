@@ -40,9 +40,10 @@ impl Machine {
 
 /// Brand of the CPU.
 fn cpu() -> String {
-    let mut system = sysinfo::System::new();
-    system.refresh_cpu_list(sysinfo::CpuRefreshKind::nothing());
-    let brand = system.cpus().first().map(|cpu| cpu.brand().trim().to_owned());
+    let brand = sysinfo::System::new().ok().and_then(|mut system| {
+        system.refresh_cpu_list(sysinfo::CpuRefreshKind::nothing());
+        system.cpus().first().map(|cpu| cpu.brand().trim().to_owned())
+    });
     brand.filter(|b| !b.is_empty()).unwrap_or_else(|| std::env::consts::ARCH.into())
 }
 
@@ -60,11 +61,11 @@ fn kernel_path() -> &'static str {
     std::env::consts::ARCH
 }
 
-/// Bytes of memory that a new process could use.
-pub fn available_memory() -> u64 {
-    let mut system = sysinfo::System::new();
+/// Bytes of memory that a new process could use; none where the system does not say.
+pub fn available_memory() -> Option<u64> {
+    let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
-    system.available_memory()
+    Some(system.available_memory()).filter(|&bytes| bytes > 0)
 }
 
 /// Most memory that this process has held, in MiB; none where the system does not say.

@@ -144,9 +144,8 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
     let child = offshoot_zoo::open(&view.child)?;
     let elastic = [(offshoot_zoo::open(&view.child)?, 1.0)];
     let cost = cost::step(&problem.network, &problem.heads, problem.shape, &elastic);
-    let available = available_memory();
-    if machine.name == "cpu" && available > 0 && cost.bytes() > available as f64 {
-        let (needed, free) = (short(cost.bytes(), "B"), short(available as f64, "B"));
+    if let Some(free) = available_memory().filter(|&free| machine.name == "cpu" && cost.bytes() > free as f64) {
+        let (needed, free) = (short(cost.bytes(), "B"), short(free as f64, "B"));
         return Err(Failure::input(
             format!("{} needs about {needed} of memory, and {free} are free", problem.name),
             "choose a smaller --case, or a machine with more memory",

@@ -1,6 +1,6 @@
 //! `offshoot family`: the table of all children.
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table, TableStyle};
 use offshoot_family::{Catalog, Child, Split};
 use serde_json::{Map, Value, json};
 
@@ -137,7 +137,7 @@ fn quantity(text: &str) -> Option<f64> {
 /// A table for people: short numbers, right-aligned.
 pub fn table(columns: &[String], rows: &[Map<String, Value>]) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(TableStyle::new());
     table.set_header(columns);
     for row in rows {
         table.add_row(columns.iter().map(|column| cell(column, row.get(column).unwrap_or(&Value::Null))));

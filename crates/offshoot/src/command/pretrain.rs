@@ -117,7 +117,9 @@ fn go(args: &Pretrain, mut recipe: ElasticRecipe, run: RunFolder) -> Result<Exit
     if !open.is_empty() {
         return Err(Failure::input(format!("values could not be worked out: {}", open.join(", ")), "give them in the recipe"));
     }
-    check_memory(&recipe)?;
+    if machine.name == "cpu" {
+        check_memory(&recipe)?;
+    }
     run.write_text("recipe.toml", &text)?;
     let data = data_ref(&recipe, &dataset)?;
     let probe = probe_images(&recipe, &dataset, &data)?;
@@ -127,10 +129,11 @@ fn go(args: &Pretrain, mut recipe: ElasticRecipe, run: RunFolder) -> Result<Exit
     watch_interrupts();
     STOP.store(false, Ordering::Relaxed);
     let clock = ProcessClock::start();
+    let recipe_hash = blake3::hash(text.as_bytes()).to_hex();
     let session = Session {
         run: &run,
         cadence: &recipe.cadence(),
-        recipe: blake3::hash(text.as_bytes()).to_hex().as_str(),
+        recipe: recipe_hash.as_str(),
         machine: &machine.description(),
         clock: &clock,
         stop: &STOP,
@@ -213,10 +216,9 @@ fn probe_images(recipe: &ElasticRecipe, dataset: &Dataset, data: &DataRef) -> Re
 
 fn check_memory(recipe: &ElasticRecipe) -> Result<(), Failure> {
     let needed = cost::of_recipe(recipe)?.bytes();
-    let available = available_memory();
-    if available > 0 && needed > available as f64 {
+    if let Some(free) = available_memory().filter(|&free| needed > free as f64) {
         return Err(Failure::input(
-            format!("a step needs about {}, and {} are free", short(needed, "B"), short(available as f64, "B")),
+            format!("a step needs about {} of memory, and {} are free", short(needed, "B"), short(free as f64, "B")),
             "lower `train.batch`, the crops or the prototypes, or use a machine with more memory",
         ));
     }
