@@ -137,7 +137,7 @@ impl Observer for TrainingProgress {
         let value = |name: &str| report.values.iter().find(|(n, _)| n == name).map_or(f64::NAN, |(_, v)| *v);
         let message = format!(
             "loss {:.3}  lr {:.2e}  {:.2} s/step  data wait {:.1} %{}",
-            value("total"),
+            value("loss"),
             value("learning_rate"),
             took / self.recent.len() as f64,
             100.0 * waited / took.max(1e-9),

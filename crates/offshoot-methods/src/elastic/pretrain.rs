@@ -11,7 +11,7 @@ use offshoot_family::{Shape, Space};
 use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
 use offshoot_zoo::network::{KeepAll, NetworkError};
 use offshoot_zoo::tensor::{Device, Tensor};
-use offshoot_zoo::{DropPath, Network, TensorSpec, Weights, spec};
+use offshoot_zoo::{DropPath, Init, Network, TensorSpec, Weights, spec};
 
 use super::heads::Heads;
 use super::recipe::{ElasticRecipe, RecipeProblem, Schedules};
@@ -141,7 +141,10 @@ impl ElasticLearner {
         let loader = Loader::new(source, train, loader_config(recipe))?;
         let network = recipe.network()?;
         let heads = recipe.projection_heads(network.as_ref());
-        let specs = [network.specs(), heads.specs()].concat();
+        let mut specs = [network.specs(), heads.specs()].concat();
+        for spec in specs.iter_mut().filter(|spec| spec.is_layer_scale()) {
+            spec.init = Init::Constant(recipe.parent.layer_scale as f32);
+        }
         let student = spec::initialise(&specs, recipe.seed, device);
         let space = recipe.space()?;
         Ok(Self {
@@ -211,8 +214,8 @@ impl ElasticLearner {
     fn update(&mut self, step: u64, mut gradients: Gradients, values: &mut Vec<(String, f64)>) -> Option<String> {
         let head = |name: &str| name.starts_with("heads.");
         let norms = [optimizer::norm(&gradients, |n| !head(n)), optimizer::norm(&gradients, head)];
-        values.push(("gradient_norm.backbone".into(), norms[0]));
-        values.push(("gradient_norm.heads".into(), norms[1]));
+        values.push(("gradient_norm/backbone".into(), norms[0]));
+        values.push(("gradient_norm/heads".into(), norms[1]));
         if norms.iter().any(|n| !n.is_finite()) {
             return Some("the gradient is not finite".into());
         }
@@ -307,7 +310,8 @@ impl Learner for ElasticLearner {
         let temperature = self.schedules.teacher_temperature.at(step);
         let tracked = self.student.tracked();
         let terms = objective.losses(&tracked, &self.teacher, &elastic, &batch, temperature, &mut drop_path);
-        let mut values = terms.values();
+        let name = |name: String| if name == "total" { "loss".into() } else { format!("loss/{name}") };
+        let mut values: Vec<(String, f64)> = terms.values().into_iter().map(|(n, v)| (name(n), v)).collect();
         let finite = values.iter().all(|(_, v)| v.is_finite());
         let skipped = if finite {
             let gradients = tracked.gradients(&mut terms.total.backward());
@@ -328,7 +332,7 @@ impl Learner for ElasticLearner {
             ("teacher_temperature".into(), temperature),
             ("skipped".into(), f64::from(u8::from(skipped.is_some()))),
         ]);
-        values.extend(shape.iter().map(|(axis, size)| (format!("elastic.{axis}"), size as f64)));
+        values.extend(shape.iter().map(|(axis, size)| (format!("elastic/{axis}"), size as f64)));
         Ok(StepReport { values, examples: images, waited, skipped })
     }
 

@@ -74,7 +74,7 @@ pub struct DataRecipe {
 }
 
 /// The intact network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ParentRecipe {
     /// The family of architectures: `vit`.
@@ -89,6 +89,8 @@ pub struct ParentRecipe {
     pub mlp_ratio: usize,
     /// Side of a patch, in pixels.
     pub patch: usize,
+    /// Start value of LayerScale. Short runs want more than the paper's 1e-5, which leaves blocks at the identity for long.
+    pub layer_scale: f64,
 }
 
 /// The sub-networks that are trained and derived.
@@ -221,6 +223,7 @@ impl Default for ElasticRecipe {
                 head_dim: 64,
                 mlp_ratio: 4,
                 patch: 16,
+                layer_scale: 1e-5,
             },
             space: SpaceRecipe {
                 min_width: 384,
