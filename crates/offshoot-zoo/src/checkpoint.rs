@@ -105,8 +105,9 @@ impl Checkpoint {
         let config = read_json(&path)?;
         let architecture = hf::architecture(&config).map_err(|reason| CheckpointError::Config { path, reason })?;
         let network = open(&architecture)?;
-        let layout = network.layout();
         let file = SafetensorsFile::open(&folder.join(WEIGHTS))?;
+        check_layers(network.as_ref(), &file)?;
+        let layout = network.layout();
         check_names(&layout, &file)?;
         Ok(Self { network, layout, file })
     }
@@ -153,6 +154,11 @@ impl Checkpoint {
     /// If the view does not fit.
     pub fn plan(&self, view: &View) -> Result<(Box<dyn Network>, Plan), CheckpointError> {
         let child = open(&view.child)?;
+        // Before the child's specs are made: a view may name any depth.
+        if child.layers() > self.network.layers() + view.blocks.len() {
+            let asked = format!("{} layers", child.layers());
+            return Err(ViewError::Child { name: "blocks".into(), given: vec![view.blocks.len()], asked }.into());
+        }
         let plan = materialize::compile(&self.network.specs(), Some(&child.specs()), view)?;
         Ok((child, plan))
     }
@@ -232,6 +238,16 @@ fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {
         out.write_all(b"\n")
     })
     .map_err(|source| CheckpointError::Io { path: path.to_owned(), source })
+}
+
+/// Refuses more layers than there are tensors, before the layout is made: a configuration may name any depth.
+fn check_layers(network: &dyn Network, file: &SafetensorsFile) -> Result<(), CheckpointError> {
+    let (layers, tensors) = (network.layers(), file.names().len());
+    if layers <= tensors + 1 {
+        return Ok(());
+    }
+    let reason = format!("the configuration asks for {layers} layers, but there are only {tensors} tensors");
+    Err(CheckpointError::Mismatch { path: file.path().to_owned(), reason })
 }
 
 fn check_names(layout: &Layout, file: &SafetensorsFile) -> Result<(), CheckpointError> {

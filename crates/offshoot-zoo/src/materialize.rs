@@ -2,6 +2,8 @@
 //!
 //! Both do the same arithmetic on the same numbers, so both give the same bytes.
 
+use std::collections::BTreeSet;
+
 use offshoot_family::{Operator, View};
 
 use crate::spec::{Dim, TensorSpec};
@@ -42,6 +44,9 @@ pub enum ViewError {
         /// The operator.
         operator: Operator,
     },
+    /// An operator or a gain is for an axis that the parent does not have.
+    #[error("view: the parent has no axis `{0}`")]
+    Axis(String),
     /// A kept block does not exist.
     #[error("view: the parent has no block {0}")]
     Block(usize),
@@ -57,12 +62,19 @@ pub enum ViewError {
     },
 }
 
-/// Compiles `view` for the tensors `parent`. With `child`, the specs of the child's network, names are the child's and
-/// every shape is checked against them; without, names stay and only blocks that the view keeps are copied.
+/// Compiles `view` for the tensors `parent`. With `child`, the specs of the child's network, `parent` are all tensors of a
+/// network, names are the child's, and every axis and shape is checked; without, `parent` may be part of one (such as heads),
+/// names stay and only blocks that the view keeps are copied.
 ///
 /// # Errors
-/// If an operator, a block or a resulting shape does not fit.
+/// If an operator, an axis, a block or a resulting shape does not fit.
 pub fn compile(parent: &[TensorSpec], child: Option<&[TensorSpec]>, view: &View) -> Result<Plan, ViewError> {
+    if child.is_some() {
+        let known: BTreeSet<&String> = parent.iter().flat_map(|s| &s.dims).filter_map(|d| d.axis.as_ref()).collect();
+        if let Some(axis) = view.axes.keys().chain(view.gains.keys()).find(|axis| !known.contains(axis)) {
+            return Err(ViewError::Axis(axis.clone()));
+        }
+    }
     let mut plan = Vec::new();
     let blocks = parent.iter().filter_map(|s| s.block).max().map_or(0, |b| b + 1);
     for spec in parent.iter().filter(|s| s.block.is_none()) {

@@ -1,6 +1,7 @@
 //! safetensors files one tensor at a time: headers are checked before anything is allocated, and memory stays near one tensor.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,8 @@ use std::sync::Mutex;
 use offshoot_family::files::write_atomic;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
+use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// Largest header that is read, in bytes; the format's own limit.
 const MAX_HEADER: u64 = 100_000_000;
@@ -63,7 +66,8 @@ pub struct SafetensorsFile {
 }
 
 impl SafetensorsFile {
-    /// Opens `path` and checks its header against the file's length: no overlap, no gap, no tensor outside the file.
+    /// Opens `path` and checks its header against the file's length: no name twice, no overlap, no gap, no tensor outside
+    /// the file.
     ///
     /// # Errors
     /// Says what is wrong with the file.
@@ -83,7 +87,9 @@ impl SafetensorsFile {
         }
         let mut text = vec![0; size as usize];
         file.read_exact(&mut text).map_err(io)?;
-        let header: Metadata = serde_json::from_slice(&text).map_err(|e| invalid(format!("header: {e}")))?;
+        let malformed = |e: serde_json::Error| invalid(format!("header: {e}"));
+        let DistinctNames = serde_json::from_slice(&text).map_err(malformed)?;
+        let header: Metadata = serde_json::from_slice(&text).map_err(malformed)?;
         let promised = (8 + size).checked_add(header.data_len() as u64);
         if promised != Some(length) {
             return Err(invalid(format!(
@@ -152,6 +158,33 @@ impl SafetensorsFile {
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(|source| SafetensorsError::Io { path: self.path.clone(), source })?;
         Ok(bytes)
+    }
+}
+
+/// A header in which no name comes twice. The format forbids it, and of two tensors of one name each reader may take another.
+struct DistinctNames;
+
+impl<'de> Deserialize<'de> for DistinctNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = DistinctNames;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of tensor names")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<DistinctNames, A::Error> {
+                let mut names = HashSet::new();
+                while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                    if let Some(twice) = names.replace(name) {
+                        return Err(A::Error::custom(format_args!("the name `{twice}` comes twice")));
+                    }
+                }
+                Ok(DistinctNames)
+            }
+        }
+        deserializer.deserialize_map(Names)
     }
 }
 

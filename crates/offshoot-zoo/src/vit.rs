@@ -11,7 +11,7 @@ use crate::hf::{Layout, vit_layout};
 use crate::network::{DropPath, Features, Network, NetworkError, SpaceBounds};
 use crate::positions;
 use crate::spec::{Dim, Init, TensorSpec};
-use crate::tensor::{Bool, Int, Tensor, TensorData, activation, module};
+use crate::tensor::{Bool, Int, Tensor, TensorData, gelu, module};
 use crate::weights::Weights;
 
 /// A vision transformer's forward pass and space.
@@ -78,7 +78,7 @@ impl VitNetwork {
         let weight = |leaf: &str| weights.tensor::<2>(&format!("{block}.mlp.{leaf}.weight"));
         let bias = |leaf: &str| weights.tensor::<1>(&format!("{block}.mlp.{leaf}.bias"));
         let hidden = linear(x.reshape([batch * tokens, width]), weight("fc1"), bias("fc1"));
-        linear(activation::gelu(hidden), weight("fc2"), bias("fc2")).reshape([batch, tokens, width])
+        linear(gelu(hidden), weight("fc2"), bias("fc2")).reshape([batch, tokens, width])
     }
 
     fn norm(&self, weights: &Weights, name: &str, x: Tensor<3>) -> Tensor<3> {

@@ -1,6 +1,6 @@
 //! Projection heads: from features to prototype logits (POA section 3.2; elastic.md 2.5).
 
-use offshoot_zoo::tensor::{Tensor, activation};
+use offshoot_zoo::tensor::{Tensor, gelu};
 use offshoot_zoo::{Dim, Init, TensorSpec, Weights};
 
 /// Several separate heads, shared between class tokens and patch tokens. A narrower student uses the same heads: only the
@@ -58,8 +58,8 @@ impl Heads {
             let weight = weights.tensor(&format!("heads.{i}.mlp.{n}.weight"));
             offshoot_zoo::vit::linear(x, weight, weights.tensor(&format!("heads.{i}.mlp.{n}.bias")))
         };
-        let hidden = activation::gelu(layer(features, 0));
-        let hidden = activation::gelu(layer(hidden, 2));
+        let hidden = gelu(layer(features, 0));
+        let hidden = gelu(layer(hidden, 2));
         unit_rows(layer(hidden, 4), NORM_EPS)
     }
 

@@ -1,4 +1,12 @@
-//! Drives the real binary from outside.
+//! Drives the real binary from outside, as its users do: files and options in; files, text and exit codes out.
 
-#[test]
-fn nothing() {}
+mod data;
+mod demo;
+mod disk;
+mod family_refusals;
+mod folder;
+mod manners;
+mod refusals;
+mod resume;
+mod support;
+mod whole_path;

@@ -1,0 +1,104 @@
+//! What the zoo promises: views, forward passes and their gradients, checkpoint folders, and refusals of bad files.
+
+mod checkpoint;
+mod forward;
+mod gradients;
+mod hostile;
+mod positions;
+mod reference;
+mod view;
+
+use std::collections::BTreeMap;
+
+use offshoot_family::catalog::Preprocessing;
+use offshoot_family::{Shape, Space, Vit};
+use offshoot_zoo::network::SpaceBounds;
+use offshoot_zoo::tensor::Device;
+use offshoot_zoo::vit::VitNetwork;
+use offshoot_zoo::{Network, TensorSpec, Weight, Weights};
+
+/// A small vision transformer with grey images of a 3 x 3 grid.
+fn small() -> Vit {
+    Vit {
+        width: 12,
+        depth: 4,
+        head_dim: 3,
+        mlp_ratio: 2,
+        patch: 2,
+        image: 6,
+        channels: 1,
+        position_offset: 0.1,
+        norm_eps: 1e-6,
+    }
+}
+
+/// Numbers without pattern in -1..1: splitmix64 over `seed`.
+fn numbers(seed: u64, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    (0..n)
+        .map(|_| ((next() >> 40) as f32 / (1u64 << 23) as f32) - 1.0)
+        .collect()
+}
+
+/// Weights under which every tensor matters: matrices of the size that keeps activations near 1, norms near 1, no zeros.
+fn lively(specs: &[TensorSpec], seed: u64) -> Weights {
+    let mut weights = Weights::new();
+    for (i, spec) in specs.iter().enumerate() {
+        let shape = spec.shape();
+        let reads: usize = shape.iter().skip(1).product();
+        let near_one = spec.name.contains("norm") && spec.name.ends_with("weight") || spec.name.ends_with("gamma");
+        let scale = if reads > 1 { (reads as f32).sqrt().recip() } else { 0.3 };
+        let values = numbers(seed.wrapping_mul(1000).wrapping_add(i as u64), spec.elements());
+        let values = values
+            .into_iter()
+            .map(|v| v * scale + if near_one { 0.8 } else { 0.0 })
+            .collect();
+        weights.insert(&spec.name, Weight::from_values(values, shape, &Device::flex()));
+    }
+    weights
+}
+
+/// Every width that is a whole number of heads and every depth.
+fn whole_space(network: &VitNetwork, vit: &Vit) -> Space {
+    network
+        .space(SpaceBounds {
+            min_width: vit.head_dim,
+            min_depth: 1,
+            ..SpaceBounds::default()
+        })
+        .unwrap()
+}
+
+fn shape(width: usize, depth: usize) -> Shape {
+    Shape::new([("width", width), ("depth", depth)])
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// All bits of all weights, by name.
+fn all_bits(weights: &Weights) -> BTreeMap<String, (Vec<usize>, Vec<u32>)> {
+    weights
+        .iter()
+        .map(|(name, w)| (name.to_owned(), (w.shape().to_vec(), bits(&w.values()))))
+        .collect()
+}
+
+fn preprocessing(vit: &Vit) -> Preprocessing {
+    let channels = vit.channels;
+    Preprocessing {
+        resize: vit.image as u32,
+        crop: vit.image as u32,
+        channels: channels as u8,
+        mean: vec![0.5; channels],
+        std: vec![0.25; channels],
+    }
+}
