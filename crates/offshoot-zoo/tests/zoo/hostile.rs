@@ -298,7 +298,8 @@ fn bad_configurations_are_refused_without_allocating() {
             Checkpoint::open(folder).map(|_| ())
         });
         match (key, error) {
-            ("num_channels", error) => assert!(matches!(error, Err(CheckpointError::Mismatch { .. }))),
+            // No tensor's shape tells the number of heads.
+            ("num_attention_heads", opened) => assert!(opened.is_ok()),
             (_, Err(error)) => assert!(error.to_string().contains(folder.to_str().unwrap()), "{key}: {error}"),
             (_, Ok(())) => panic!("a model without {key} was opened"),
         }
