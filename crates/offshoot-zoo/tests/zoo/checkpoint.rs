@@ -27,7 +27,7 @@ fn saved_weights_come_back_bit_for_bit() {
     };
     let network = VitNetwork::new(vit.clone());
     let mut weights = lively(&network.specs(), 1);
-    let odd = vec![
+    let odd = [
         f32::NAN,
         -0.0,
         f32::from_bits(1),

@@ -166,7 +166,7 @@ fn masked_pixels_do_not_matter() {
     let network = VitNetwork::new(small());
     let weights = lively(&network.specs(), 8);
     let images = numbers(9, 36);
-    let mut marks = vec![false; 9];
+    let mut marks = [false; 9];
     marks[4] = true;
     let mut changed = images.clone();
     for (y, x) in [(2, 2), (2, 3), (3, 2), (3, 3)] {

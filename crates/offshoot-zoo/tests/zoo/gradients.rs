@@ -145,8 +145,10 @@ fn gradients_are_central_differences() {
     };
     let none = |_: usize| None;
     type Subsets<'a> = &'a dyn Fn(usize) -> Option<Vec<usize>>;
+    /// Parent, size of the child, side of the images, whether some patches are masked, and stochastic depth.
+    type Setting<'a> = (Vit, (usize, usize), usize, bool, Subsets<'a>);
     // Native grid with masks and stochastic depth; resampled positions without.
-    let cases: [(Vit, (usize, usize), usize, bool, Subsets<'_>); 4] = [
+    let cases: [Setting<'_>; 4] = [
         (small(), (6, 2), 6, true, &subsets),
         (small(), (12, 2), 4, false, &none),
         (odd.clone(), (5, 2), 6, true, &none),

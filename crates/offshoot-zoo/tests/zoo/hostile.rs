@@ -524,7 +524,7 @@ fn a_failed_write_leaves_the_old_file_and_nothing_else() {
         let _ = safetensors::write(&path, &tensors, |_| Ok::<_, SafetensorsError>(vec![0.0; 7]));
     }));
     assert!(short.is_err());
-    assert_eq!(entries(base.path()), [path.clone()]);
+    assert_eq!(entries(base.path()), std::slice::from_ref(&path));
     assert!(std::fs::read(&path).unwrap() == old);
     // A folder that cannot be: below a file.
     let below = path.join("x/w.safetensors");
