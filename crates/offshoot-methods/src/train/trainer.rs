@@ -227,7 +227,8 @@ impl Logs {
         let now = session.clock.wall_seconds();
         let mut events = EventWriter::create(path, &format!("step-{first}"), now)?;
         if first > 0 {
-            events.resumed_at(first, now)?;
+            // Readers drop what an earlier start logged at this step and later: the step that is done already stays.
+            events.resumed_at(first + 1, now)?;
         }
         Ok(Self { metrics: open(&path.join("metrics.jsonl"))?, timing: open(&path.join("timing.jsonl"))?, events })
     }
