@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+/// Most threads that can be asked for.
+const MAX_THREADS: u64 = 1024;
 
 /// Train one large parent once and derive a whole family of small models from it.
 ///
@@ -25,6 +29,7 @@ pub struct Compute {
     pub device: String,
     /// CPU threads; 0 stands for one per core.
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Compute")]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(..=MAX_THREADS))]
     pub threads: usize,
 }
 

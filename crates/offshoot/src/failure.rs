@@ -49,6 +49,19 @@ impl Failure {
         Self { error: Error::msg(message.into()), hint: Some(hint.into()), exit: Exit::Input }
     }
 
+    /// What went wrong, from the whole to its cause; a cause that was told already is not told again.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for cause in self.error.chain().map(ToString::to_string) {
+            if text.is_empty() {
+                text = cause;
+            } else if !text.contains(&cause) {
+                text = format!("{text}: {cause}");
+            }
+        }
+        text
+    }
+
     /// Whether somebody closed the pipe that was written to, as `head` does.
     pub fn is_broken_pipe(&self) -> bool {
         let broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
@@ -59,7 +72,7 @@ impl Failure {
 impl<E: Into<Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
-        let hint = error.chain().find_map(hint);
+        let hint = error.chain().find_map(hint).or_else(|| error.chain().find_map(system_hint));
         // A template that does not render is nothing a user can mend.
         let ours = error.chain().any(|cause| cause.is::<ReportError>());
         Self { error, hint, exit: if ours { Exit::Internal } else { Exit::Input } }
@@ -97,4 +110,23 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return error.hint();
     }
     None
+}
+
+/// What to do where the system refused and nothing closer to the cause knows better.
+fn system_hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    use io::ErrorKind::{
+        AlreadyExists, FileTooLarge, IsADirectory, NotADirectory, NotFound, PermissionDenied, QuotaExceeded,
+        ReadOnlyFilesystem, StorageFull,
+    };
+    let hint = match cause.downcast_ref::<io::Error>()?.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => {
+            "make room and try again; a run that was stopped goes on by `offshoot pretrain --resume DIR`"
+        }
+        NotFound => "check the path, and that nothing was taken out of the folder",
+        IsADirectory => "that is a folder; name a file",
+        NotADirectory | AlreadyExists => "that is a file; name a folder",
+        PermissionDenied | ReadOnlyFilesystem => "choose another place, or give this user the right to use this one",
+        _ => return None,
+    };
+    Some(hint.into())
 }

@@ -41,7 +41,7 @@ fn report(failure: &Failure) -> Exit {
     if failure.is_broken_pipe() {
         return Exit::Done;
     }
-    terminal::complain(&format!("error: {:#}", failure.error));
+    terminal::complain(&format!("error: {}", failure.text()));
     if let Some(hint) = &failure.hint {
         terminal::complain(&format!("\nhint: {hint}"));
     }

@@ -1,5 +1,6 @@
 //! `offshoot data`: what a data set holds, and a sheet of its augmented crops.
 
+use anyhow::Context;
 use offshoot_data::sheet::{contact_sheet, write_png};
 use offshoot_data::{BlockMasks, CropSpec, Dataset, Labels, LoaderConfig, MultiCrop, SplitShares, Summary, summarize};
 use offshoot_family::recipe;
@@ -33,6 +34,9 @@ pub fn run(args: &Data) -> Result<(), Failure> {
     if args.rows > 0 {
         let config = config(args, &summary)?;
         let sheet = contact_sheet(source.as_ref(), &config, args.rows, args.seed)?;
+        if let Some(folder) = args.sheet.parent() {
+            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
         write_png(&sheet, &args.sheet)?;
         complain(&format!("wrote {}: original, two global crops (masked patches shaded), local crops", args.sheet.display()));
     }

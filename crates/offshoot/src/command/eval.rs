@@ -127,7 +127,10 @@ pub fn measure_children(
     for (done, id) in ids.iter().enumerate() {
         let child = family.catalog.child(id)?;
         let (network, weights) = family.child(run, child)?;
-        let cards = yardstick.measure(network.as_ref(), &weights)?;
+        let mut cards = yardstick.measure(network.as_ref(), &weights)?;
+        if !yardstick.damaged.is_empty() {
+            cards.iter_mut().for_each(|c| drop(c.details.insert("left_out".into(), json!(yardstick.damaged.len()))));
+        }
         progress.at(done as u64 + 1, &format!("{id} {} {:.4}", cards[0].metric, cards[0].value));
         measured.push((id.clone(), cards));
     }
@@ -152,6 +155,8 @@ struct Yardstick<'a> {
     classes: usize,
     /// The parent's features of the queries, for agreement.
     parent: Option<ChildFeatures>,
+    /// Images that could not be read, and why.
+    damaged: Vec<(String, String)>,
 }
 
 impl<'a> Yardstick<'a> {
@@ -178,6 +183,7 @@ impl<'a> Yardstick<'a> {
             choose: None,
             classes: 0,
             parent: None,
+            damaged: Vec::new(),
         };
         if matches!(measure, Measure::Latency(_)) {
             return Ok(yardstick);
@@ -190,18 +196,21 @@ impl<'a> Yardstick<'a> {
         }
         let dataset: Dataset = images::open(data)?;
         yardstick.classes = dataset.source.classes().len();
-        yardstick.queries = images::prepare(&dataset, images::part(&dataset, split), &data.preprocessing)?;
+        let mut damaged = Vec::new();
+        let mut prepare = |indices: &[usize]| images::prepare(&dataset, indices, &data.preprocessing, &mut damaged);
+        yardstick.queries = prepare(images::part(&dataset, split))?;
         if measure.needs_labels() {
-            let train = images::at_most(&dataset.splits.train, references);
-            yardstick.train = images::prepare(&dataset, &train, &data.preprocessing)?;
+            yardstick.train = prepare(&images::at_most(&dataset.splits.train, references))?;
             // The best of a grid is chosen on val; the test split is not tuned on.
             if matches!(measure, Measure::Linear(_)) && split == Split::Test {
-                yardstick.choose = Some(images::prepare(&dataset, &dataset.splits.val, &data.preprocessing)?);
+                yardstick.choose = Some(prepare(&dataset.splits.val)?);
             }
         } else {
             let (network, weights) = family.parent();
             yardstick.parent = Some(yardstick.features(network, weights, &yardstick.queries)?);
         }
+        images::tell_damaged(&damaged, "left out");
+        yardstick.damaged = damaged;
         Ok(yardstick)
     }
 

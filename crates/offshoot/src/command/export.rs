@@ -29,7 +29,9 @@ pub fn run(args: &Export) -> Result<(), Failure> {
     let several = args.what.all || args.what.pareto;
     let target = |child: &Child| if several { args.out.join(&child.id) } else { args.out.clone() };
     for child in &children {
-        refuse_used(&target(child), args.overwrite)?;
+        let folder = target(child);
+        refuse_parent(&folder, &args.run.join(&catalog.parent.path))?;
+        refuse_used(&folder, args.overwrite)?;
     }
     let parent = images::checked_parent(&args.run, &catalog)?;
     let mut progress = Progress::new("export", 0, children.len() as u64, "children");
@@ -93,6 +95,15 @@ fn refuse_used(folder: &Path, overwrite: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The parent is what every child is cut from: no child is ever written over it.
+fn refuse_parent(folder: &Path, parent: &Path) -> Result<(), Failure> {
+    let same = std::fs::canonicalize(folder).is_ok_and(|f| std::fs::canonicalize(parent).is_ok_and(|p| f == p));
+    if same {
+        return Err(Failure::input(format!("{} is the family's parent", folder.display()), "choose another folder"));
+    }
+    Ok(())
+}
+
 fn write_card(folder: &Path, catalog: &Catalog, child: &Child) -> Result<(), Failure> {
     let card = offshoot_report::model_card(catalog, child);
     let path = folder.join("README.md");
@@ -110,7 +121,7 @@ fn check(
     let family = Family::open(run, device)?;
     let dataset = images::open(&family.catalog.data)?;
     let held_out = images::at_most(&dataset.splits.val, CHECKED);
-    let prepared = images::prepare(&dataset, &held_out, &family.catalog.data.preprocessing)?;
+    let prepared = images::prepare(&dataset, &held_out, &family.catalog.data.preprocessing, &mut Vec::new())?;
     let mut worst = 0.0;
     for child in children {
         let (network, weights) = family.child(run, child)?;

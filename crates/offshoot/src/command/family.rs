@@ -106,6 +106,10 @@ impl Condition {
         let operator = ["<=", ">=", "!=", "=", "<", ">"].into_iter().find(|op| text.contains(op)).ok_or_else(wrong)?;
         let (column, value) = text.split_once(operator).ok_or_else(wrong)?;
         let column = known(column.trim(), columns)?.to_owned();
+        if !["id", "name"].contains(&column.as_str()) && quantity(value.trim()).is_none() {
+            let hint = format!("`{column}` is compared with numbers, such as 0.7 or 5M");
+            return Err(Failure::input(format!("`{}` in `{text}` is no number", value.trim()), hint));
+        }
         Ok(Self { column, operator, value: value.trim().to_owned() })
     }
 

@@ -12,9 +12,12 @@ use offshoot_zoo::tensor::Device;
 use offshoot_zoo::{Checkpoint, Network, Weights};
 
 use crate::failure::Failure;
+use crate::terminal::complain;
 
 /// Images that go through a network at once.
 pub const BATCH: usize = 64;
+/// Damaged images that are named.
+const NAMED: usize = 10;
 
 /// Opens the data of a family.
 ///
@@ -61,17 +64,55 @@ pub fn at_most(indices: &[usize], limit: usize) -> Vec<usize> {
     (0..limit).map(|i| indices[i * indices.len() / limit]).collect()
 }
 
-/// Prepares the examples `indices`, with their labels where the data has any.
+/// Prepares the examples `indices`, with their labels where the data has any. Damaged ones are left out, and their names and
+/// what is wrong with them added to `damaged`.
 ///
 /// # Errors
-/// If one cannot be read.
-pub fn prepare(dataset: &Dataset, indices: &[usize], preprocessing: &Preprocessing) -> Result<Prepared, Failure> {
-    let evaluation = evaluation(preprocessing);
-    let batches: Vec<(Vec<f32>, usize)> = evaluation_batches(dataset.source.as_ref(), indices, &evaluation, BATCH)
-        .map(|batch| batch.map(|(values, indices)| (values, indices.len())))
-        .collect::<Result<_, _>>()?;
-    let labels = if dataset.source.classes().is_empty() { Vec::new() } else { dataset.labels(indices) };
-    Ok(Prepared { batches, labels })
+/// If the images cannot be prepared like that.
+pub fn prepare(
+    dataset: &Dataset,
+    indices: &[usize],
+    preprocessing: &Preprocessing,
+    damaged: &mut Vec<(String, String)>,
+) -> Result<Prepared, Failure> {
+    let (source, evaluation) = (dataset.source.as_ref(), evaluation(preprocessing));
+    let batches = |indices: &[usize]| -> Result<Vec<_>, _> {
+        evaluation_batches(source, indices, &evaluation, BATCH).map(|b| b.map(|(values, n)| (values, n.len()))).collect()
+    };
+    let mut prepared = Prepared::default();
+    let mut sound = Vec::with_capacity(indices.len());
+    for chunk in indices.chunks(BATCH) {
+        let mut chunk = chunk.to_vec();
+        let views = batches(&chunk).or_else(|error| {
+            let before = damaged.len();
+            chunk.retain(|&index| match source.read(index) {
+                Ok(_) => true,
+                Err(reason) => {
+                    damaged.push((source.name(index), reason.to_string()));
+                    false
+                }
+            });
+            if damaged.len() == before { Err(error) } else { batches(&chunk) }
+        })?;
+        prepared.batches.extend(views);
+        sound.extend(chunk);
+    }
+    if !source.classes().is_empty() {
+        prepared.labels = dataset.labels(&sound);
+    }
+    Ok(prepared)
+}
+
+/// Says how many images are damaged, what was done about it, and the first ones' names.
+pub fn tell_damaged(damaged: &[(String, String)], done: &str) {
+    if damaged.is_empty() {
+        return;
+    }
+    complain(&format!("{} damaged images were {done}:", damaged.len()));
+    for (name, reason) in damaged.iter().take(NAMED) {
+        let named = reason.contains(name);
+        complain(&if named { format!("  {reason}") } else { format!("  {name}: {reason}") });
+    }
 }
 
 /// A family's parent in memory, from which its children are cut.

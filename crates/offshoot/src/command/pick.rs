@@ -62,7 +62,8 @@ fn choose(catalog: &Catalog, budget: &Budget, metric: &str, run: &Path) -> Resul
     let hint = smallest.map_or(String::new(), |c| {
         let (parameters, bytes, macs) = (c.parameters as f64, c.bytes as f64, c.macs as f64);
         let (p, b, m) = (short(parameters, ""), short(bytes, "B"), short(macs, ""));
-        format!("the smallest child, {}, has {p} parameters, {b} and {m} multiply-adds", c.id)
+        let time = c.latency_ms().map_or(String::new(), |ms| format!(" and takes {ms:.3} ms"));
+        format!("the smallest child, {}, has {p} parameters, {b} and {m} multiply-adds{time}", c.id)
     });
     Err(Failure::input("no child fits the budget", hint))
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use offshoot_data::{Dataset, Labels, SplitShares};
+use offshoot_data::{DataError, Dataset, Labels, SplitShares};
 use offshoot_family::Catalog;
 use offshoot_family::catalog::DataRef;
 use offshoot_family::recipe::{self, Auto};
@@ -31,6 +31,8 @@ use crate::terminal::{complain, say};
 
 /// Set by the first Ctrl-C.
 static STOP: AtomicBool = AtomicBool::new(false);
+/// Whether there is a step to finish before stopping.
+static TRAINING: AtomicBool = AtomicBool::new(false);
 /// How often Ctrl-C was pressed.
 static PRESSED: AtomicU32 = AtomicU32::new(0);
 
@@ -43,7 +45,8 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
             return Ok(Exit::Done);
         }
         let recipe: ElasticRecipe = read_recipe(&folder.join("recipe.toml"), &[])?;
-        return go(args, recipe, run);
+        sweep(folder)?;
+        return go(args, Ready::new(args, recipe)?, &run);
     }
     let Some((path, overrides)) = args.recipe.split_first() else {
         return Err(Failure::input("no recipe was given", "such as: offshoot pretrain recipes/poa-vit-l16.toml --dry-run"));
@@ -56,9 +59,24 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
     let Some(out) = &args.out else {
         return Err(Failure::input("no run folder was given", "add `--out DIR`, or `--dry-run` to only look"));
     };
+    if args.overwrite {
+        // What is there is only taken away for a run that can start.
+        let ready = Ready::new(args, recipe)?;
+        return go(args, ready, &RunFolder::create(out, true)?);
+    }
     // Look at the folder first: a used one is refused before minutes are spent on the data.
-    let run = RunFolder::create(out, args.overwrite)?;
-    go(args, recipe, run)
+    let run = RunFolder::create(out, false)?;
+    go(args, Ready::new(args, recipe)?, &run)
+}
+
+/// Removes what a process left half-written that was killed while it wrote the family.
+fn sweep(run: &Path) -> Result<(), Failure> {
+    for entry in ["parent", "views"].iter().filter_map(|place| std::fs::read_dir(run.join(place)).ok()).flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".writing-") {
+            std::fs::remove_file(entry.path()).with_context(|| entry.path().display().to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads a recipe file with overrides.
@@ -75,13 +93,11 @@ fn open_data(recipe: &ElasticRecipe) -> Result<Dataset, Failure> {
     let labels = if recipe.data.labels { Labels::Use } else { Labels::Ignore };
     let shares = SplitShares { val: recipe.data.val, test: recipe.data.test };
     let dataset = Dataset::open(Path::new(&recipe.data.path), labels, recipe.seed, shares)?;
-    if let Some(known) = recipe.data.fingerprint.value() {
-        if *known != dataset.fingerprint {
-            return Err(Failure::input(
-                format!("{} is not the data that the recipe was resolved with: its content has changed", recipe.data.path),
-                "put the files back as they were, or start a new run with `data.fingerprint=auto`",
-            ));
-        }
+    if recipe.data.fingerprint.value().is_some_and(|known| *known != dataset.fingerprint) {
+        return Err(Failure::input(
+            format!("{} is not the data that the recipe was resolved with: its content has changed", recipe.data.path),
+            "put the files back as they were, or start a new run with `data.fingerprint=auto`",
+        ));
     }
     let (val, test) = (dataset.splits.val.len(), dataset.splits.test.len());
     if val < 2 || test < 2 || dataset.splits.train.is_empty() {
@@ -105,33 +121,53 @@ pub fn facts(dataset: &Dataset) -> Result<DataFacts, Failure> {
     })
 }
 
-/// Resolves, trains and writes the family.
-fn go(args: &Pretrain, mut recipe: ElasticRecipe, run: RunFolder) -> Result<Exit, Failure> {
-    let machine = Machine::new(&args.compute.device, args.compute.threads)?;
-    let dataset = open_data(&recipe)?;
-    recipe.data.path = dataset.path.display().to_string();
-    recipe.data.fingerprint = Auto::Value(dataset.fingerprint.clone());
-    recipe.resolve(Some(&facts(&dataset)?), machine.threads)?;
+/// A run that can start: nothing of it is on disk yet.
+struct Ready {
+    machine: Machine,
+    recipe: ElasticRecipe,
+    dataset: Dataset,
+    data: DataRef,
+    learner: ElasticLearner,
+}
+
+impl Ready {
+    /// Resolves the recipe on its data and makes everything that a step needs.
+    fn new(args: &Pretrain, mut recipe: ElasticRecipe) -> Result<Self, Failure> {
+        let machine = Machine::new(&args.compute.device, args.compute.threads)?;
+        // Numbers that cannot work are told before minutes are spent on the data.
+        recipe.clone().resolve(None, machine.threads)?;
+        let dataset = open_data(&recipe)?;
+        recipe.data.path = dataset.path.display().to_string();
+        recipe.data.fingerprint = Auto::Value(dataset.fingerprint.clone());
+        recipe.resolve(Some(&facts(&dataset)?), machine.threads)?;
+        let open = recipe::unresolved(&recipe);
+        if !open.is_empty() {
+            let open = format!("values could not be worked out: {}", open.join(", "));
+            return Err(Failure::input(open, "give them in the recipe"));
+        }
+        if machine.name == "cpu" {
+            check_memory(&recipe)?;
+        }
+        let data = data_ref(&recipe, &dataset)?;
+        let probe = probe_images(&recipe, &dataset, &data)?;
+        let train_on = dataset.splits.train.clone();
+        let learner = ElasticLearner::new(&recipe, Arc::clone(&dataset.source), train_on, probe, &machine.device)?;
+        Ok(Self { machine, recipe, dataset, data, learner })
+    }
+}
+
+/// Trains and writes the family.
+fn go(args: &Pretrain, ready: Ready, run: &RunFolder) -> Result<Exit, Failure> {
+    let Ready { machine, recipe, dataset, data, mut learner } = ready;
     let text = recipe::to_toml(&recipe)?;
-    let open = recipe::unresolved(&recipe);
-    if !open.is_empty() {
-        return Err(Failure::input(format!("values could not be worked out: {}", open.join(", ")), "give them in the recipe"));
-    }
-    if machine.name == "cpu" {
-        check_memory(&recipe)?;
-    }
     run.write_text("recipe.toml", &text)?;
-    let data = data_ref(&recipe, &dataset)?;
-    let probe = probe_images(&recipe, &dataset, &data)?;
-    let train_on = dataset.splits.train.clone();
-    let mut learner = ElasticLearner::new(&recipe, Arc::clone(&dataset.source), train_on, probe, &machine.device)?;
     announce(&recipe, &dataset, run.path());
     watch_interrupts();
     STOP.store(false, Ordering::Relaxed);
     let clock = ProcessClock::start();
     let recipe_hash = blake3::hash(text.as_bytes()).to_hex();
     let session = Session {
-        run: &run,
+        run,
         cadence: &recipe.cadence(),
         recipe: recipe_hash.as_str(),
         machine: &machine.description(),
@@ -139,7 +175,10 @@ fn go(args: &Pretrain, mut recipe: ElasticRecipe, run: RunFolder) -> Result<Exit
         stop: &STOP,
     };
     let mut observer = Stopping { inner: TrainingProgress::new(), after: args.stop_after };
-    let outcome = train(&mut learner, &session, &machine.device, &mut observer)?;
+    TRAINING.store(true, Ordering::Relaxed);
+    let outcome = train(&mut learner, &session, &machine.device, &mut observer);
+    TRAINING.store(false, Ordering::Relaxed);
+    let outcome = outcome?;
     observer.inner.finish();
     summarise(&observer.inner, &learner, clock.elapsed());
     match outcome {
@@ -171,11 +210,7 @@ fn summarise(progress: &TrainingProgress, learner: &ElasticLearner, elapsed: Dur
     let (steps, waited) = (progress.totals.0.as_secs_f64(), progress.totals.1.as_secs_f64());
     let share = 100.0 * waited / steps.max(1e-9);
     complain(&format!("trained for {}; {share:.1} % of it waiting for data", duration(elapsed.as_secs_f64())));
-    let damaged = learner.damaged();
-    if !damaged.is_empty() {
-        complain(&format!("{} damaged images were replaced by others:", damaged.len()));
-        damaged.iter().take(10).for_each(|(name, reason)| complain(&format!("  {name}: {reason}")));
-    }
+    images::tell_damaged(&learner.damaged(), "replaced by others");
     if progress.skipped > 0 {
         complain(&format!("{} updates were skipped", progress.skipped));
     }
@@ -203,14 +238,19 @@ fn data_ref(recipe: &ElasticRecipe, dataset: &Dataset) -> Result<DataRef, Failur
 
 /// The images that probes during training look at: val, never test.
 fn probe_images(recipe: &ElasticRecipe, dataset: &Dataset, data: &DataRef) -> Result<ProbeImages, Failure> {
-    let chosen = images::at_most(&dataset.splits.val, recipe.probe.queries);
-    let queries = images::prepare(dataset, &chosen, &data.preprocessing)?;
-    let references = if recipe.data.labels {
-        let chosen = images::at_most(&dataset.splits.train, recipe.probe.references);
-        Some(images::prepare(dataset, &chosen, &data.preprocessing)?)
-    } else {
-        None
+    let mut damaged = Vec::new();
+    let mut prepare = |indices: &[usize], limit| {
+        images::prepare(dataset, &images::at_most(indices, limit), &data.preprocessing, &mut damaged)
     };
+    let queries = prepare(&dataset.splits.val, recipe.probe.queries)?;
+    let references =
+        recipe.data.labels.then(|| prepare(&dataset.splits.train, recipe.probe.references)).transpose()?;
+    let (limit, of) = (recipe.data.max_damaged, dataset.source.len());
+    if damaged.len() as f64 > limit * of as f64 {
+        let first = damaged.iter().take(5).map(|(name, reason)| format!("{name} ({reason})")).collect();
+        return Err(DataError::TooManyDamaged { damaged: damaged.len(), of, limit, first }.into());
+    }
+    images::tell_damaged(&damaged, "left out of the probes");
     Ok(ProbeImages { references, queries, classes: dataset.source.classes().len() })
 }
 
@@ -225,15 +265,16 @@ fn check_memory(recipe: &ElasticRecipe) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The first Ctrl-C asks the loop to stop after the step in hand; a second one ends the process at once.
+/// The first Ctrl-C asks the loop to stop after the step in hand; a second one, or one with no step in hand, ends the process
+/// at once.
 fn watch_interrupts() {
     // A second call in one process keeps the first handler, which does the same.
     let _ = ctrlc::set_handler(|| {
-        STOP.store(true, Ordering::Relaxed);
-        if PRESSED.fetch_add(1, Ordering::Relaxed) == 0 {
+        if TRAINING.load(Ordering::Relaxed) && PRESSED.fetch_add(1, Ordering::Relaxed) == 0 {
+            STOP.store(true, Ordering::Relaxed);
             complain("\nstopping after this step; press Ctrl-C again to stop at once");
         } else {
-            #[expect(clippy::exit, reason = "the user asked twice; the last checkpoint is whole on disk")]
+            #[expect(clippy::exit, reason = "there is nothing to wait for, or the user will not; what is on disk is whole")]
             std::process::exit(Exit::Interrupted as i32);
         }
     });

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use anyhow::Context;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
@@ -19,8 +20,9 @@ pub fn completions(shell: Shell) -> Result<(), Failure> {
 
 /// Writes one page for the tool and one for each command.
 pub fn man(out: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(out)?;
-    clap_mangen::generate_to(Arguments::command(), out)?;
+    let place = || out.display().to_string();
+    std::fs::create_dir_all(out).with_context(place)?;
+    clap_mangen::generate_to(Arguments::command(), out).with_context(place)?;
     say(&format!("manual pages are in {}", out.display()))?;
     Ok(())
 }
