@@ -65,7 +65,11 @@ fn shells_are_completed() {
 fn a_closed_pipe_is_no_mistake() {
     let bench = Workbench::bare();
     let script = "$offshoot completions bash | head -n 1 > /dev/null; $offshoot completions zsh >&-; true";
-    let output = Command::new("sh").args(["-c", script]).env("offshoot", env!("CARGO_BIN_EXE_offshoot")).output().unwrap();
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .env("offshoot", env!("CARGO_BIN_EXE_offshoot"))
+        .output()
+        .unwrap();
     assert!(!Done::of(script, output).err.contains("panicked"));
     drop(bench);
 }
@@ -85,7 +89,16 @@ fn the_papers_run_is_told_without_being_allocated() {
         .output();
     let done = Done::of(&limited, output.unwrap()).succeeds();
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    for number in ["143", "572", "21,675,264", "85,817,856", "303,351,808", "58,860,544", "276800", "TFLOP/s"] {
+    for number in [
+        "143",
+        "572",
+        "21,675,264",
+        "85,817,856",
+        "303,351,808",
+        "58,860,544",
+        "276800",
+        "TFLOP/s",
+    ] {
         assert!(done.out.contains(number), "{number} is not in\n{}", done.out);
     }
     assert!(names(&bench.path("")).is_empty(), "a dry run writes nothing");
@@ -94,12 +107,23 @@ fn the_papers_run_is_told_without_being_allocated() {
     let rows: Vec<Vec<f64>> = done
         .out
         .lines()
-        .map(|line| line.split_whitespace().map_while(|word| word.parse().ok()).collect::<Vec<f64>>())
+        .map(|line| {
+            line.split_whitespace()
+                .map_while(|word| word.parse().ok())
+                .collect::<Vec<f64>>()
+        })
         .filter(|row| row.len() == 5)
         .collect();
     let check = |column: usize, iteration: f64, expected: f64, tolerance: f64| {
-        let row = rows.iter().find(|row| row[0] == iteration).unwrap_or_else(|| panic!("{iteration} is not told"));
-        assert!((row[column] - expected).abs() <= tolerance, "[{iteration}] {} instead of {expected}", row[column]);
+        let row = rows
+            .iter()
+            .find(|row| row[0] == iteration)
+            .unwrap_or_else(|| panic!("{iteration} is not told"));
+        assert!(
+            (row[column] - expected).abs() <= tolerance,
+            "[{iteration}] {} instead of {expected}",
+            row[column]
+        );
     };
     for (iteration, rate) in [
         (0.0, 0.0),
@@ -116,18 +140,30 @@ fn the_papers_run_is_told_without_being_allocated() {
         check(2, iteration, decay, 1.1e-6);
         check(3, iteration, momentum, 1.1e-6);
     }
-    for (iteration, temperature) in [(0.0, 0.04), (12_000.0, 0.055_000_6), (23_999.0, 0.07), (276_799.0, 0.07)] {
+    for (iteration, temperature) in [
+        (0.0, 0.04),
+        (12_000.0, 0.055_000_6),
+        (23_999.0, 0.07),
+        (276_799.0, 0.07),
+    ] {
         check(4, iteration, temperature, 1.1e-7);
     }
 
-    let faster = bench.run(&format!("pretrain {recipe} --dry-run --rate 400")).succeeds().out;
+    let faster = bench
+        .run(&format!("pretrain {recipe} --dry-run --rate 400"))
+        .succeeds()
+        .out;
     let hours = |text: &str| -> f64 {
         let line = text.lines().find(|line| line.contains("hours")).unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
-        words[words.iter().position(|word| *word == "hours").unwrap() - 1].parse().unwrap()
+        words[words.iter().position(|word| *word == "hours").unwrap() - 1]
+            .parse()
+            .unwrap()
     };
     assert!((hours(&done.out) / hours(&faster) - 4.0).abs() < 0.01);
-    bench.run(&format!("pretrain {recipe} --dry-run crops.globals.px=100")).refuses(&["crops.globals.px", "96 and 112"]);
+    bench
+        .run(&format!("pretrain {recipe} --dry-run crops.globals.px=100"))
+        .refuses(&["crops.globals.px", "96 and 112"]);
 }
 
 /// A case that does not fit the memory is refused with an estimate. Where it would fit, it is not waited for.

@@ -14,9 +14,15 @@ fn same(one: &Path, two: &Path) {
     let timed = |name: &str| name.starts_with("events.") || name == "timing.jsonl" || older(name);
     let (one, two) = (files(one), files(two));
     for (name, bytes) in one.iter().filter(|(name, _)| !timed(name)) {
-        assert!(two.get(name) == Some(bytes), "{name} differs from the undisturbed run's");
+        assert!(
+            two.get(name) == Some(bytes),
+            "{name} differs from the undisturbed run's"
+        );
     }
-    let more: Vec<&String> = two.keys().filter(|name| !timed(name) && !one.contains_key(*name)).collect();
+    let more: Vec<&String> = two
+        .keys()
+        .filter(|name| !timed(name) && !one.contains_key(*name))
+        .collect();
     assert!(more.is_empty(), "left over: {more:?}");
 }
 
@@ -28,13 +34,24 @@ fn stopped_after_any_step() {
     for stops in [vec![1], vec![4], vec![5, 6], vec![10], vec![3, 13, 23], vec![29]] {
         let name = format!("stopped-{stops:?}").replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "-");
         for (i, stop) in stops.iter().enumerate() {
-            let how = if i == 0 { format!("recipe.toml --out {name}") } else { format!("--resume {name}") };
+            let how = if i == 0 {
+                format!("recipe.toml --out {name}")
+            } else {
+                format!("--resume {name}")
+            };
             let done = bench.run(&format!("pretrain {how} --stop-after {stop}")).succeeds();
             done.says(&[&format!("offshoot pretrain --resume {name}")]);
             assert!(!bench.path(&name).join("catalog.json").exists());
-            assert!(bench.path(&name).join(format!("checkpoints/step-{stop:08}/state.safetensors")).is_file());
+            assert!(
+                bench
+                    .path(&name)
+                    .join(format!("checkpoints/step-{stop:08}/state.safetensors"))
+                    .is_file()
+            );
         }
-        bench.run(&format!("family {name}")).refuses_with_hint(&["catalog.json"], &[&format!("--resume {name}")]);
+        bench
+            .run(&format!("family {name}"))
+            .refuses_with_hint(&["catalog.json"], &[&format!("--resume {name}")]);
         bench.run(&format!("pretrain --resume {name}")).succeeds();
         same(&run, &bench.path(&name));
     }
@@ -57,7 +74,11 @@ fn killed_twenty_times() {
         for attempt in 0.. {
             assert!(attempt < 200, "{name} does not end");
             let resumes = folder.join("recipe.toml").is_file();
-            let words = if resumes { format!("pretrain --resume {name}") } else { format!("pretrain recipe.toml --out {name}") };
+            let words = if resumes {
+                format!("pretrain --resume {name}")
+            } else {
+                format!("pretrain recipe.toml --out {name}")
+            };
             let mut child = bench.start(&words);
             std::thread::sleep(whole.mul_f64(0.05 + random.share()));
             if let Some(status) = child.try_wait().unwrap() {
@@ -80,7 +101,13 @@ fn signalled(bench: &Workbench, words: &str, run: &str, signals: &[&str]) -> Don
     let mut child = bench.start(words);
     wait_for_steps(&mut child, &bench.path(run));
     for signal in signals {
-        assert!(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{signal}"), &child.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
     Done::of(words, child.wait_with_output().unwrap())
 }
@@ -88,8 +115,14 @@ fn signalled(bench: &Workbench, words: &str, run: &str, signals: &[&str]) -> Don
 fn wait_for_steps(child: &mut Child, run: &Path) {
     let began = Instant::now();
     while fs::metadata(run.join("metrics.jsonl")).map_or(0, |m| m.len()) == 0 {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before its first step was logged");
-        assert!(began.elapsed() < Duration::from_secs(60), "no step was logged in a minute");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "it ended before its first step was logged"
+        );
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "no step was logged in a minute"
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -101,13 +134,23 @@ fn interrupted_it_finishes_the_step_and_says_how_to_go_on() {
     let run = bench.trained(LONG);
     for signals in [&["INT"][..], &["TERM"], &["INT", "INT"]] {
         let name = format!("interrupted-{}", signals.concat());
-        let done = signalled(&bench, &format!("pretrain recipe.toml --out {name} {LONG}"), &name, signals).ends_with(130);
+        let done = signalled(
+            &bench,
+            &format!("pretrain recipe.toml --out {name} {LONG}"),
+            &name,
+            signals,
+        )
+        .ends_with(130);
         let folder = bench.path(&name);
         if signals.len() == 1 {
             let done = done.says(&[&format!("offshoot pretrain --resume {name}")]);
             let saved = names(&folder.join("checkpoints"));
             let step: u64 = saved[0].strip_prefix("step-").unwrap().parse().unwrap();
-            assert!((1..300).contains(&step) && done.err.contains(&step.to_string()), "{}", done.err);
+            assert!(
+                (1..300).contains(&step) && done.err.contains(&step.to_string()),
+                "{}",
+                done.err
+            );
             let last = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
             let last: serde_json::Value = serde_json::from_str(last.lines().last().unwrap()).unwrap();
             assert_eq!(last["step"].as_u64(), Some(step), "what was logged was saved");
@@ -116,7 +159,10 @@ fn interrupted_it_finishes_the_step_and_says_how_to_go_on() {
         let checkpoints = |folder: &Path| fs::read(folder.join("checkpoints/step-00000300/state.safetensors")).unwrap();
         assert!(checkpoints(&run) == checkpoints(&folder));
         for kept in ["parent/model.safetensors", "metrics.jsonl", "catalog.json"] {
-            assert!(fs::read(run.join(kept)).unwrap() == fs::read(folder.join(kept)).unwrap(), "{name}/{kept} differs");
+            assert!(
+                fs::read(run.join(kept)).unwrap() == fs::read(folder.join(kept)).unwrap(),
+                "{name}/{kept} differs"
+            );
         }
     }
 }

@@ -111,7 +111,10 @@ impl Workbench {
     /// Writes all made-up images below the folder `name`, one folder a class.
     pub(crate) fn images(&self, name: &str) {
         for number in 0..IMAGES {
-            self.write(&format!("{name}/class-{}/{number:03}.pgm", number % CLASSES), pgm(number));
+            self.write(
+                &format!("{name}/class-{}/{number:03}.pgm", number % CLASSES),
+                pgm(number),
+            );
         }
     }
 
@@ -130,7 +133,12 @@ impl Workbench {
 
     /// Runs the binary with these words.
     pub(crate) fn run(&self, words: &str) -> Done {
-        Done::of(words, self.command(&words.split_whitespace().collect::<Vec<_>>()).output().unwrap())
+        Done::of(
+            words,
+            self.command(&words.split_whitespace().collect::<Vec<_>>())
+                .output()
+                .unwrap(),
+        )
     }
 
     /// Trains the recipe, with further words, into the folder `run`.
@@ -156,7 +164,12 @@ pub(crate) struct Done {
 impl Done {
     pub(crate) fn of(words: &str, output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text is UTF-8");
-        Self { words: words.into(), code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+        Self {
+            words: words.into(),
+            code: output.status.code(),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
     }
 
     /// It ended well.
@@ -168,7 +181,14 @@ impl Done {
     /// It ended with this exit code.
     #[track_caller]
     pub(crate) fn ends_with(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "offshoot {}\n{}\n{}", self.words, self.out, self.err);
+        assert_eq!(
+            self.code,
+            Some(code),
+            "offshoot {}\n{}\n{}",
+            self.words,
+            self.out,
+            self.err
+        );
         self
     }
 
@@ -184,9 +204,18 @@ impl Done {
     #[track_caller]
     pub(crate) fn refuses_with_hint(self, parts: &[&str], hints: &[&str]) -> Self {
         let done = self.refuses(parts);
-        let hint = done.err.split_once("hint:").unwrap_or_else(|| panic!("offshoot {}: no hint\n{}", done.words, done.err)).1;
+        let hint = done
+            .err
+            .split_once("hint:")
+            .unwrap_or_else(|| panic!("offshoot {}: no hint\n{}", done.words, done.err))
+            .1;
         for part in hints {
-            assert!(hint.contains(part), "offshoot {}: `{part}` is not in the hint\n{}", done.words, done.err);
+            assert!(
+                hint.contains(part),
+                "offshoot {}: `{part}` is not in the hint\n{}",
+                done.words,
+                done.err
+            );
         }
         done
     }
@@ -195,7 +224,12 @@ impl Done {
     #[track_caller]
     pub(crate) fn says(self, parts: &[&str]) -> Self {
         for part in parts {
-            assert!(self.err.contains(part), "offshoot {}: `{part}` is not in\n{}", self.words, self.err);
+            assert!(
+                self.err.contains(part),
+                "offshoot {}: `{part}` is not in\n{}",
+                self.words,
+                self.err
+            );
         }
         self
     }
@@ -278,8 +312,10 @@ pub(crate) fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 
 /// Names of what lies in `folder`.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }
