@@ -69,7 +69,13 @@ impl Vit {
     /// # Errors
     /// Names the first number that does not fit the others.
     pub fn check(&self) -> Result<(), ArchitectureError> {
-        let fail = |name, value: usize, reason: String| Err(ArchitectureError { name, value: value.to_string(), reason });
+        let fail = |name, value: usize, reason: String| {
+            Err(ArchitectureError {
+                name,
+                value: value.to_string(),
+                reason,
+            })
+        };
         for (name, value) in [
             ("width", self.width),
             ("depth", self.depth),
@@ -83,11 +89,19 @@ impl Vit {
             }
         }
         if !self.width.is_multiple_of(self.head_dim) {
-            return fail("width", self.width, format!("must be a whole number of heads of {} channels", self.head_dim));
+            return fail(
+                "width",
+                self.width,
+                format!("must be a whole number of heads of {} channels", self.head_dim),
+            );
         }
         if !self.image.is_multiple_of(self.patch) {
             let below = (self.image / self.patch).max(1) * self.patch;
-            let reason = format!("must be a multiple of the patch {}; the nearest are {below} and {}", self.patch, below + self.patch);
+            let reason = format!(
+                "must be a multiple of the patch {}; the nearest are {below} and {}",
+                self.patch,
+                below + self.patch
+            );
             return fail("image", self.image, reason);
         }
         if self.channels != 1 && self.channels != 3 {

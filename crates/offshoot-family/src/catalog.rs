@@ -128,7 +128,9 @@ pub enum ChildSource {
 impl Child {
     /// The scorecard of `metric` on `split`, if it was measured.
     pub fn scorecard(&self, metric: &str, split: Split) -> Option<&Scorecard> {
-        self.scorecards.iter().find(|s| s.metric == metric && s.split == Some(split))
+        self.scorecards
+            .iter()
+            .find(|s| s.metric == metric && s.split == Some(split))
     }
 
     /// The value of `metric` on `split`, if it was measured.
@@ -138,7 +140,10 @@ impl Child {
 
     /// Median latency of one image in milliseconds, if it was measured.
     pub fn latency_ms(&self) -> Option<f64> {
-        self.scorecards.iter().find(|s| s.metric == "latency_ms").map(|s| s.value)
+        self.scorecards
+            .iter()
+            .find(|s| s.metric == "latency_ms")
+            .map(|s| s.value)
     }
 
     /// Adds a scorecard in place of an older one of the same measurement.
@@ -214,8 +219,14 @@ impl Catalog {
     /// Says whether it is missing, too new, unreadable or inconsistent, and where.
     pub fn open(folder: &Path) -> Result<Self, CatalogError> {
         let path = folder.join("catalog.json");
-        let io = |source| CatalogError::Io { path: path.clone(), source };
-        let invalid = |reason: String| CatalogError::Invalid { path: path.clone(), reason };
+        let io = |source| CatalogError::Io {
+            path: path.clone(),
+            source,
+        };
+        let invalid = |reason: String| CatalogError::Invalid {
+            path: path.clone(),
+            reason,
+        };
         if !path.is_file() {
             return Err(CatalogError::Missing(folder.to_owned()));
         }
@@ -238,7 +249,10 @@ impl Catalog {
     /// Ids are unique and safe as file names, and every path stays inside the catalog's folder.
     fn check(&self) -> Result<(), String> {
         let inside = |text: &str| {
-            !text.is_empty() && Path::new(text).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+            !text.is_empty()
+                && Path::new(text)
+                    .components()
+                    .all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
         };
         let mut seen = HashSet::new();
         for child in &self.children {
@@ -278,15 +292,23 @@ impl Catalog {
         let known = |c: &&Child| c.id == wanted || c.name.as_deref() == Some(wanted);
         self.children.iter().find(known).ok_or_else(|| {
             let names = self.children.iter().flat_map(|c| c.name.iter().chain([&c.id]));
-            let nearest = names.min_by_key(|name| strsim::damerau_levenshtein(name, wanted)).cloned();
-            CatalogError::NoChild { wanted: wanted.into(), nearest }
+            let nearest = names
+                .min_by_key(|name| strsim::damerau_levenshtein(name, wanted))
+                .cloned();
+            CatalogError::NoChild {
+                wanted: wanted.into(),
+                nearest,
+            }
         })
     }
 
     /// The children that no other child beats: none has at most the cost and more of the score. Ascending in cost.
     pub fn pareto(&self, cost: impl Fn(&Child) -> Option<f64>, score: impl Fn(&Child) -> Option<f64>) -> Vec<&Child> {
-        let mut measured: Vec<(f64, f64, &Child)> =
-            self.children.iter().filter_map(|c| Some((cost(c)?, score(c)?, c))).collect();
+        let mut measured: Vec<(f64, f64, &Child)> = self
+            .children
+            .iter()
+            .filter_map(|c| Some((cost(c)?, score(c)?, c)))
+            .collect();
         measured.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
         let mut best = f64::NEG_INFINITY;
         measured.retain(|&(_, score, _)| {

@@ -8,6 +8,7 @@ pub mod architecture;
 pub mod budget;
 pub mod catalog;
 pub mod files;
+pub mod quantity;
 pub mod recipe;
 pub mod scorecard;
 pub mod space;

@@ -28,7 +28,11 @@ impl Shape {
 
     /// The sizes joined by `x`: `384x12`. It is safe as a file name and is the child's id.
     pub fn id(&self) -> String {
-        self.0.iter().map(|(_, size)| size.to_string()).collect::<Vec<_>>().join("x")
+        self.0
+            .iter()
+            .map(|(_, size)| size.to_string())
+            .collect::<Vec<_>>()
+            .join("x")
     }
 }
 
@@ -94,7 +98,12 @@ impl Space {
 
     /// The largest shape: the parent itself.
     pub fn intact(&self) -> Shape {
-        Shape(self.axes.iter().map(|a| (a.name.clone(), *a.sizes.last().expect("an axis has a size"))).collect())
+        Shape(
+            self.axes
+                .iter()
+                .map(|a| (a.name.clone(), *a.sizes.last().expect("an axis has a size")))
+                .collect(),
+        )
     }
 
     /// The smallest shape.
@@ -104,13 +113,22 @@ impl Space {
 
     /// The shape at the middle of every axis (the lower one of two).
     pub fn middle(&self) -> Shape {
-        Shape(self.axes.iter().map(|a| (a.name.clone(), a.sizes[(a.sizes.len() - 1) / 2])).collect())
+        Shape(
+            self.axes
+                .iter()
+                .map(|a| (a.name.clone(), a.sizes[(a.sizes.len() - 1) / 2]))
+                .collect(),
+        )
     }
 
     /// Whether `shape` names exactly this space's axes with sizes that they can take.
     pub fn contains(&self, shape: &Shape) -> bool {
         shape.0.len() == self.axes.len()
-            && self.axes.iter().zip(&shape.0).all(|(axis, (name, size))| axis.name == *name && axis.sizes.contains(size))
+            && self
+                .axes
+                .iter()
+                .zip(&shape.0)
+                .all(|(axis, (name, size))| axis.name == *name && axis.sizes.contains(size))
     }
 
     /// All shapes, the last axis fastest.
@@ -136,16 +154,28 @@ impl Space {
     pub fn parse(&self, text: &str) -> Result<Shape, String> {
         let sizes: Vec<usize> = text
             .split('x')
-            .map(|part| part.trim().parse().map_err(|_| format!("`{part}` in `{text}` is not a number")))
+            .map(|part| {
+                part.trim()
+                    .parse()
+                    .map_err(|_| format!("`{part}` in `{text}` is not a number"))
+            })
             .collect::<Result<_, _>>()?;
         let names: Vec<&str> = self.axes.iter().map(|a| a.name.as_str()).collect();
         if sizes.len() != self.axes.len() {
-            return Err(format!("`{text}` has {} sizes; this family wants {}", sizes.len(), names.iter().map(|n| n.to_uppercase()).collect::<Vec<_>>().join("x")));
+            return Err(format!(
+                "`{text}` has {} sizes; this family wants {}",
+                sizes.len(),
+                names.iter().map(|n| n.to_uppercase()).collect::<Vec<_>>().join("x")
+            ));
         }
         for (axis, size) in self.axes.iter().zip(&sizes) {
             if !axis.sizes.contains(size) {
                 let known: Vec<String> = axis.sizes.iter().map(usize::to_string).collect();
-                return Err(format!("no child has {} {size}; there are {}", axis.name, known.join(", ")));
+                return Err(format!(
+                    "no child has {} {size}; there are {}",
+                    axis.name,
+                    known.join(", ")
+                ));
             }
         }
         Ok(Shape::new(names.into_iter().zip(sizes)))
@@ -159,8 +189,14 @@ mod tests {
     fn vit_l() -> Space {
         Space {
             axes: vec![
-                Axis { name: "width".into(), sizes: (0..11).map(|i| 384 + 64 * i).collect() },
-                Axis { name: "depth".into(), sizes: (12..=24).collect() },
+                Axis {
+                    name: "width".into(),
+                    sizes: (0..11).map(|i| 384 + 64 * i).collect(),
+                },
+                Axis {
+                    name: "depth".into(),
+                    sizes: (12..=24).collect(),
+                },
             ],
         }
     }

@@ -91,7 +91,9 @@ mod tests {
     fn runs_join_neighbours_and_keep_order() {
         assert_eq!(Operator::All.runs(4), [(0, 4)]);
         assert_eq!(Operator::Prefix { size: 3 }.runs(4), [(0, 3)]);
-        let op = Operator::Select { indices: vec![5, 6, 1, 2, 3, 9] };
+        let op = Operator::Select {
+            indices: vec![5, 6, 1, 2, 3, 9],
+        };
         assert_eq!(op.runs(10), [(5, 7), (1, 4), (9, 10)]);
         assert_eq!(op.size(10), 6);
         assert!(op.fits(10) && !op.fits(9));

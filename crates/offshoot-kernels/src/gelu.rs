@@ -1,9 +1,9 @@
 //! Exact GELU, forward and backward in one pass each: one exponential serves the distribution function and the density.
 
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
@@ -102,7 +102,9 @@ pub(crate) fn tracked<B: Backend + Kernels, C: CheckpointStrategy>(
 
         fn backward(self, ops: Ops<NodeId, 1>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
             let x = checkpointer.retrieve_node_output(ops.state);
-            unary::<B, _>(ops.parents, ops.node, gradients, |gradient| B::exact_gelu_backward(x, gradient));
+            unary::<B, _>(ops.parents, ops.node, gradients, |gradient| {
+                B::exact_gelu_backward(x, gradient)
+            });
         }
     }
 
@@ -137,7 +139,12 @@ mod tests {
         let track = |x: Tensor<1>| x.autodiff().require_grad();
         let (ours, plain) = (track(grid()), track(grid()));
         let (y, expected) = (gelu(ours.clone()), activation::gelu(plain.clone()));
-        let worst = |a: Vec<f32>, b: Vec<f32>| a.iter().zip(&b).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f32::max);
+        let worst = |a: Vec<f32>, b: Vec<f32>| {
+            a.iter()
+                .zip(&b)
+                .map(|(a, b)| (a - b).abs() / b.abs().max(1.0))
+                .fold(0.0, f32::max)
+        };
         assert!(worst(values(y.clone().inner()), values(expected.clone().inner())) < 5e-7);
         // A gradient that differs from element to element.
         let weight = grid().cos();
@@ -152,7 +159,10 @@ mod tests {
     fn the_tail_keeps_its_digits() {
         // x * Phi(x) in float64 at -3, -5 and -8.
         let x = Tensor::<1>::from_data([-3.0f32, -5.0, -8.0], &Device::flex());
-        for (y, exact) in values(gelu(x)).into_iter().zip([-4.049_694e-3, -1.433_257_9e-6, -4.976_768_5e-15f64]) {
+        for (y, exact) in values(gelu(x))
+            .into_iter()
+            .zip([-4.049_694e-3, -1.433_257_9e-6, -4.976_768_5e-15f64])
+        {
             assert!(((f64::from(y) - exact) / exact).abs() < 2e-6, "{y:e} against {exact:e}");
         }
     }
@@ -166,7 +176,10 @@ mod tests {
         let part = x.clone().slice([10..20, 0..400]);
         assert_eq!(values(gelu(part)), values(gelu(x).slice([10..20, 0..400])));
         assert!(values(gelu(Tensor::<1>::from_data([f32::NAN], &Device::flex())))[0].is_nan());
-        let ends = values(gelu(Tensor::<1>::from_data([f32::INFINITY, 0.0, -0.0, 1e30], &Device::flex())));
+        let ends = values(gelu(Tensor::<1>::from_data(
+            [f32::INFINITY, 0.0, -0.0, 1e30],
+            &Device::flex(),
+        )));
         assert_eq!(ends, [f32::INFINITY, 0.0, 0.0, 1e30]);
     }
 }

@@ -9,12 +9,15 @@ const PIECE: usize = 1 << 14;
 /// Runs `piece` on matching pieces of `output` and `input`.
 pub(crate) fn map(input: &[f32], output: &mut [f32], piece: impl Fn(&[f32], &mut [f32]) + Sync) {
     let arch = Arch::new();
-    output.par_chunks_mut(PIECE).zip(input.par_chunks(PIECE)).for_each(|(output, input)| {
-        arch.dispatch(
-            #[inline(always)]
-            || piece(input, output),
-        );
-    });
+    output
+        .par_chunks_mut(PIECE)
+        .zip(input.par_chunks(PIECE))
+        .for_each(|(output, input)| {
+            arch.dispatch(
+                #[inline(always)]
+                || piece(input, output),
+            );
+        });
 }
 
 /// Bits of 1.5 * 2^23: adding it to a small number rounds that to a whole one in the low bits.
@@ -49,7 +52,10 @@ mod tests {
         let mut x = 0.0f64;
         while x > -86.9 {
             let (ours, exact) = (f64::from(exp_negative(x as f32)), f64::from(x as f32).exp());
-            assert!((ours - exact).abs() <= 2.5e-7 * exact, "exp({x}): {ours:e} against {exact:e}");
+            assert!(
+                (ours - exact).abs() <= 2.5e-7 * exact,
+                "exp({x}): {ours:e} against {exact:e}"
+            );
             x -= 0.001_37;
         }
         assert_eq!(exp_negative(-100.0), 0.0);

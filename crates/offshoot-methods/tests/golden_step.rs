@@ -24,7 +24,12 @@ fn number(value: &Value, key: &str) -> usize {
 }
 
 fn numbers(value: &Value) -> Vec<usize> {
-    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_u64().unwrap() as usize)
+        .collect()
 }
 
 /// Our name of a tensor under the fixture's `backbone.` or `heads.heads.` name.
@@ -44,7 +49,9 @@ fn our_name(theirs: &str) -> String {
         };
         return format!("heads.{i}.{leaf}");
     }
-    let rest = theirs.strip_prefix("backbone.").unwrap_or_else(|| panic!("unknown tensor {theirs}"));
+    let rest = theirs
+        .strip_prefix("backbone.")
+        .unwrap_or_else(|| panic!("unknown tensor {theirs}"));
     let Some(block) = rest.strip_prefix("blocks.") else {
         return match rest {
             "patch_w" => "patch_embed.proj.weight",
@@ -129,9 +136,14 @@ impl Fixture {
     fn tensors(&self, file: &SafetensorsFile, prefix: &str) -> Weights {
         let mut weights = Weights::new();
         for name in file.names() {
-            let Some(theirs) = name.strip_prefix(prefix) else { continue };
+            let Some(theirs) = name.strip_prefix(prefix) else {
+                continue;
+            };
             let shape = file.shape(&name).unwrap().to_vec();
-            weights.insert(our_name(theirs), Weight::from_values(file.read(&name).unwrap(), shape, &self.device));
+            weights.insert(
+                our_name(theirs),
+                Weight::from_values(file.read(&name).unwrap(), shape, &self.device),
+            );
         }
         assert_eq!(weights.mismatch(&self.specs), None, "{prefix}");
         weights
@@ -145,7 +157,13 @@ impl Fixture {
     fn batch(&self) -> Batch {
         let masks = self.inputs.read_bytes("masks").unwrap();
         let images = number(&self.case["config"], "batch");
-        Batch::new(images, self.crops("globals"), self.crops("locals"), Some(&masks), &self.device)
+        Batch::new(
+            images,
+            self.crops("globals"),
+            self.crops("locals"),
+            Some(&masks),
+            &self.device,
+        )
     }
 
     fn hyper(&self, key: &str) -> f64 {
@@ -168,17 +186,31 @@ fn check_relative(what: &str, ours: &BTreeMap<String, Vec<f32>>, expected: &Weig
         let scale = norm(&mut expected.iter().map(|&v| f64::from(v)));
         let difference = norm(&mut ours.iter().zip(&expected).map(|(&a, &b)| f64::from(a) - f64::from(b)));
         if scale < 1e-6 {
-            assert!(difference <= 1e-8, "{what} {name}: {difference:e} where the norm is {scale:e}");
+            assert!(
+                difference <= 1e-8,
+                "{what} {name}: {difference:e} where the norm is {scale:e}"
+            );
         } else {
-            assert!(difference <= 1e-4 * scale, "{what} {name}: relative difference {:e}", difference / scale);
+            assert!(
+                difference <= 1e-4 * scale,
+                "{what} {name}: relative difference {:e}",
+                difference / scale
+            );
         }
     }
 }
 
 fn check_absolute(what: &str, ours: &Weights, expected: &Weights, tolerance: f32) {
     for (name, weight) in expected.iter() {
-        let ours = ours.get(name).unwrap_or_else(|| panic!("{what} {name} is missing")).values();
-        let worst = ours.iter().zip(weight.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let ours = ours
+            .get(name)
+            .unwrap_or_else(|| panic!("{what} {name} is missing"))
+            .values();
+        let worst = ours
+            .iter()
+            .zip(weight.values())
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
         assert!(worst <= tolerance, "{what} {name}: off by {worst:e}");
     }
 }
@@ -187,7 +219,10 @@ fn replay(folder: &Path) {
     let fixture = Fixture::open(folder);
     let student = fixture.tensors(&fixture.weights, "student.");
     let mut teacher = fixture.tensors(&fixture.weights, "teacher.");
-    let view = fixture.network.child(&fixture.shape(&fixture.case["elastic"]), "").unwrap();
+    let view = fixture
+        .network
+        .child(&fixture.shape(&fixture.case["elastic"]), "")
+        .unwrap();
     assert_eq!(view.blocks, numbers(&fixture.case["kept_blocks"]));
     let child = offshoot_zoo::open(&view.child).unwrap();
     let mut plan = compile(&fixture.network.specs(), Some(&child.specs()), &view).unwrap();
@@ -199,45 +234,83 @@ fn replay(folder: &Path) {
         koleo_weight: fixture.hyper("koleo_weight"),
         sinkhorn_iterations: 3,
     };
-    let objective = Objective { network: &fixture.network, heads: &fixture.heads, loss: &loss };
-    let elastic = Elastic { network: child.as_ref(), plan: &plan };
+    let objective = Objective {
+        network: &fixture.network,
+        heads: &fixture.heads,
+        loss: &loss,
+    };
+    let elastic = Elastic {
+        network: child.as_ref(),
+        plan: &plan,
+    };
 
     let tracked = student.tracked();
     let temperature = fixture.hyper("temp_teacher");
-    let terms =
-        objective.losses(&tracked, &teacher, &elastic, &fixture.batch(), temperature, &mut |_| Box::new(KeepAll));
+    let terms = objective.losses(&tracked, &teacher, &elastic, &fixture.batch(), temperature, &mut |_| {
+        Box::new(KeepAll)
+    });
     let values: BTreeMap<String, f64> = terms.values().into_iter().collect();
     let expected = fixture.case["losses"].as_object().unwrap();
     assert_eq!(values.len(), expected.len(), "{:?}", values.keys());
     for (name, expected) in expected {
         let (ours, expected) = (values[name], expected.as_f64().unwrap());
-        let tolerance = if name == "koleo" { 1e-6 } else { 1e-5 * expected.abs().max(1.0) };
-        assert!((ours - expected).abs() <= tolerance, "{name}: {ours} against {expected}");
+        let tolerance = if name == "koleo" {
+            1e-6
+        } else {
+            1e-5 * expected.abs().max(1.0)
+        };
+        assert!(
+            (ours - expected).abs() <= tolerance,
+            "{name}: {ours} against {expected}"
+        );
     }
 
     let gradients = tracked.gradients(&mut terms.total.backward());
-    let ours = gradients.iter().map(|(n, g)| (n.clone(), g.to_data().try_to_vec::<f32>().unwrap())).collect();
+    let ours = gradients
+        .iter()
+        .map(|(n, g)| (n.clone(), g.to_data().try_to_vec::<f32>().unwrap()))
+        .collect();
     let expected_gradients = fixture.tensors(&fixture.expected, "grad.");
     check_relative("gradient of", &ours, &expected_gradients);
 
     // The fixture's own gradients: where one is zero in exact arithmetic, Adam makes a whole step of rounding noise.
     let mut stepped = student;
-    let given: Gradients = expected_gradients.iter().map(|(n, w)| (n.to_owned(), w.flat().clone())).collect();
+    let given: Gradients = expected_gradients
+        .iter()
+        .map(|(n, w)| (n.to_owned(), w.flat().clone()))
+        .collect();
     let betas = fixture.case["hyper"]["betas"].as_array().unwrap();
-    let mut adam = AdamW::new(betas[0].as_f64().unwrap(), betas[1].as_f64().unwrap(), fixture.hyper("eps"));
+    let mut adam = AdamW::new(
+        betas[0].as_f64().unwrap(),
+        betas[1].as_f64().unwrap(),
+        fixture.hyper("eps"),
+    );
     adam.update(&mut stepped, given, |name| {
         let spec = fixture.specs.iter().find(|s| s.name == name).unwrap();
         let weight_decay = if spec.decay { fixture.hyper("weight_decay") } else { 0.0 };
-        Rate { learning_rate: fixture.hyper("lr"), weight_decay }
+        Rate {
+            learning_rate: fixture.hyper("lr"),
+            weight_decay,
+        }
     });
-    check_absolute("AdamW", &stepped, &fixture.tensors(&fixture.expected, "after.student."), 1e-6);
+    check_absolute(
+        "AdamW",
+        &stepped,
+        &fixture.tensors(&fixture.expected, "after.student."),
+        1e-6,
+    );
 
     for sizes in fixture.case["children"].as_array().unwrap() {
         let shape = fixture.shape(sizes);
         check_child(&fixture, &teacher, &shape);
     }
     optimizer::average(&mut teacher, &stepped, fixture.hyper("ema"));
-    check_absolute("average", &teacher, &fixture.tensors(&fixture.expected, "after.teacher."), 1e-6);
+    check_absolute(
+        "average",
+        &teacher,
+        &fixture.tensors(&fixture.expected, "after.teacher."),
+        1e-6,
+    );
 }
 
 fn check_child(fixture: &Fixture, teacher: &Weights, shape: &Shape) {
@@ -246,14 +319,24 @@ fn check_child(fixture: &Fixture, teacher: &Weights, shape: &Shape) {
     let plan = compile(&fixture.network.specs(), Some(&network.specs()), &view).unwrap();
     let weights = materialize(teacher, &plan);
     let (values, [c, h, w]) = fixture.crops("globals");
-    let images = Tensor::<4>::from_data(TensorData::new(values.clone(), [values.len() / (c * h * w), c, h, w]), &fixture.device);
+    let images = Tensor::<4>::from_data(
+        TensorData::new(values.clone(), [values.len() / (c * h * w), c, h, w]),
+        &fixture.device,
+    );
     let features = network.forward(&weights, images, None, &mut KeepAll);
-    for (leaf, ours) in [("cls", features.cls.into_data()), ("patches", features.patches.into_data())] {
+    for (leaf, ours) in [
+        ("cls", features.cls.into_data()),
+        ("patches", features.patches.into_data()),
+    ] {
         let name = format!("child.{shape}.{leaf}");
         let expected = fixture.expected.read(&name).unwrap();
         let ours: Vec<f32> = ours.try_to_vec().unwrap();
         assert_eq!(ours.len(), expected.len(), "{name}");
-        let worst = ours.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let worst = ours
+            .iter()
+            .zip(&expected)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
         assert!(worst <= 1e-4, "{name}: off by {worst:e}");
     }
 }

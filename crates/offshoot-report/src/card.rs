@@ -10,7 +10,11 @@ use crate::units;
 pub fn model_card(catalog: &Catalog, child: &Child) -> String {
     let mut card = String::new();
     let name = child.name.as_ref().map_or(String::new(), |name| format!(" ({name})"));
-    let sizes: Vec<String> = child.shape.iter().map(|(axis, size)| format!("{axis} {size}")).collect();
+    let sizes: Vec<String> = child
+        .shape
+        .iter()
+        .map(|(axis, size)| format!("{axis} {size}"))
+        .collect();
     let preparation = &catalog.data.preprocessing;
     // Writing to a string cannot fail.
     let _ = write!(
@@ -39,7 +43,11 @@ pub fn model_card(catalog: &Catalog, child: &Child) -> String {
         for score in &child.scorecards {
             let split = score.split.map_or("-".to_owned(), |split| split.to_string());
             let (metric, value, examples) = (&score.metric, score.value, score.examples);
-            let _ = writeln!(card, "| {metric} | {value:.4} | {split} | {examples} | {} |", score.machine);
+            let _ = writeln!(
+                card,
+                "| {metric} | {value:.4} | {split} | {examples} | {} |",
+                score.machine
+            );
         }
     }
     let _ = write!(

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::hf::{self, Layout};
 use crate::materialize::{self, Plan, ViewError};
-use crate::network::{Network, NetworkError, open};
+use crate::network::{Network, NetworkError};
+use crate::registry::open;
 use crate::safetensors::{self, SafetensorsError, SafetensorsFile};
 use crate::tensor::Device;
 use crate::weights::{Weight, Weights};
@@ -123,7 +124,10 @@ impl Checkpoint {
     /// If the file cannot be read.
     pub fn hash(&self) -> Result<String, CheckpointError> {
         let path = self.file.path();
-        content_hash(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })
+        content_hash(path).map_err(|source| CheckpointError::Io {
+            path: path.to_owned(),
+            source,
+        })
     }
 
     /// All its weights on `device`, under our names.
@@ -133,15 +137,25 @@ impl Checkpoint {
     pub fn weights(&self, device: &Device) -> Result<Weights, CheckpointError> {
         let mut weights = Weights::new();
         for spec in self.network.specs() {
-            weights.insert(&spec.name, Weight::from_values(self.tensor(&spec.name)?, spec.shape(), device));
+            weights.insert(
+                &spec.name,
+                Weight::from_values(self.tensor(&spec.name)?, spec.shape(), device),
+            );
         }
         Ok(weights)
     }
 
     /// The elements of our tensor `name`, put together from its parts in the file.
     fn tensor(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
-        let mut parts = self.layout.tensors.iter().filter(|t| t.tensor == name).map(|t| self.file.read(&t.name));
-        let mut values = parts.next().unwrap_or_else(|| panic!("the layout has no tensor `{name}`"))?;
+        let mut parts = self
+            .layout
+            .tensors
+            .iter()
+            .filter(|t| t.tensor == name)
+            .map(|t| self.file.read(&t.name));
+        let mut values = parts
+            .next()
+            .unwrap_or_else(|| panic!("the layout has no tensor `{name}`"))?;
         for part in parts {
             values.extend(part?);
         }
@@ -157,7 +171,12 @@ impl Checkpoint {
         // Before the child's specs are made: a view may name any depth.
         if child.layers() > self.network.layers() + view.blocks.len() {
             let asked = format!("{} layers", child.layers());
-            return Err(ViewError::Child { name: "blocks".into(), given: vec![view.blocks.len()], asked }.into());
+            return Err(ViewError::Child {
+                name: "blocks".into(),
+                given: vec![view.blocks.len()],
+                asked,
+            }
+            .into());
         }
         let plan = materialize::compile(&self.network.specs(), Some(&child.specs()), view)?;
         Ok((child, plan))
@@ -168,7 +187,12 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If the view does not fit, or a file cannot be read or written.
-    pub fn export_child(&self, view: &View, preprocessing: &Preprocessing, folder: &Path) -> Result<(), CheckpointError> {
+    pub fn export_child(
+        &self,
+        view: &View,
+        preprocessing: &Preprocessing,
+        folder: &Path,
+    ) -> Result<(), CheckpointError> {
         let (child, plan) = self.plan(view)?;
         let layout = child.layout();
         // The parts of one tensor stand next to each other: remember the last one made.
@@ -184,7 +208,10 @@ impl Checkpoint {
             let (_, values) = last.as_ref().expect("it was just made");
             Ok::<_, CheckpointError>(rows(values, part.rows).to_vec())
         })?;
-        write_json(&folder.join("preprocessor_config.json"), &hf::preprocessor(preprocessing))?;
+        write_json(
+            &folder.join("preprocessor_config.json"),
+            &hf::preprocessor(preprocessing),
+        )?;
         write_json(&folder.join("config.json"), &layout.config)
     }
 }
@@ -213,19 +240,34 @@ pub fn save(
     let layout = network.layout();
     safetensors::write(&folder.join(WEIGHTS), &layout.shapes(), |i| {
         let part = &layout.tensors[i];
-        let weight = weights.get(&part.tensor).unwrap_or_else(|| panic!("no weight `{}`", part.tensor));
+        let weight = weights
+            .get(&part.tensor)
+            .unwrap_or_else(|| panic!("no weight `{}`", part.tensor));
         Ok::<_, CheckpointError>(rows(&weight.values(), part.rows).to_vec())
     })?;
-    write_json(&folder.join("preprocessor_config.json"), &hf::preprocessor(preprocessing))?;
+    write_json(
+        &folder.join("preprocessor_config.json"),
+        &hf::preprocessor(preprocessing),
+    )?;
     write_json(&folder.join("config.json"), &layout.config)
 }
 
 /// Reads a JSON file of a checkpoint, bounded in size.
 fn read_json(path: &Path) -> Result<Value, CheckpointError> {
-    let io = |source| CheckpointError::Io { path: path.to_owned(), source };
-    let config = |reason: String| CheckpointError::Config { path: path.to_owned(), reason };
+    let io = |source| CheckpointError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let config = |reason: String| CheckpointError::Config {
+        path: path.to_owned(),
+        reason,
+    };
     let mut text = Vec::new();
-    std::fs::File::open(path).map_err(io)?.take(MAX_JSON + 1).read_to_end(&mut text).map_err(io)?;
+    std::fs::File::open(path)
+        .map_err(io)?
+        .take(MAX_JSON + 1)
+        .read_to_end(&mut text)
+        .map_err(io)?;
     if text.len() as u64 > MAX_JSON {
         return Err(config(format!("larger than {MAX_JSON} bytes")));
     }
@@ -237,7 +279,10 @@ fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {
         serde_json::to_writer_pretty(&mut *out, value)?;
         out.write_all(b"\n")
     })
-    .map_err(|source| CheckpointError::Io { path: path.to_owned(), source })
+    .map_err(|source| CheckpointError::Io {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Refuses more layers than there are tensors, before the layout is made: a configuration may name any depth.
@@ -247,7 +292,10 @@ fn check_layers(network: &dyn Network, file: &SafetensorsFile) -> Result<(), Che
         return Ok(());
     }
     let reason = format!("the configuration asks for {layers} layers, but there are only {tensors} tensors");
-    Err(CheckpointError::Mismatch { path: file.path().to_owned(), reason })
+    Err(CheckpointError::Mismatch {
+        path: file.path().to_owned(),
+        reason,
+    })
 }
 
 fn check_names(layout: &Layout, file: &SafetensorsFile) -> Result<(), CheckpointError> {
@@ -256,21 +304,34 @@ fn check_names(layout: &Layout, file: &SafetensorsFile) -> Result<(), Checkpoint
         match file.shape(&tensor.name) {
             None => differences.push(format!("`{}` is missing", tensor.name)),
             Some(shape) if shape != tensor.shape => {
-                differences.push(format!("`{}` is {shape:?}, the configuration asks for {:?}", tensor.name, tensor.shape));
+                differences.push(format!(
+                    "`{}` is {shape:?}, the configuration asks for {:?}",
+                    tensor.name, tensor.shape
+                ));
             }
             Some(_) => {}
         }
     }
-    let unknown = file.names().into_iter().filter(|name| layout.tensors.iter().all(|t| t.name != *name));
+    let unknown = file
+        .names()
+        .into_iter()
+        .filter(|name| layout.tensors.iter().all(|t| t.name != *name));
     differences.extend(unknown.map(|name| format!("`{name}` is not part of it")));
     if differences.is_empty() {
         return Ok(());
     }
     let more = differences.len().saturating_sub(4);
     differences.truncate(4);
-    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let more = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
     let path = file.path().to_owned();
-    Err(CheckpointError::Mismatch { path, reason: format!("{}{more}", differences.join("; ")) })
+    Err(CheckpointError::Mismatch {
+        path,
+        reason: format!("{}{more}", differences.join("; ")),
+    })
 }
 
 /// The architecture a checkpoint folder holds, from its configuration alone.

@@ -45,20 +45,41 @@ pub(crate) fn vit_layout(vit: &Vit) -> Layout {
     let width = vit.width;
     let mut tensors = Vec::new();
     let mut whole = |name: String, shape: Vec<usize>, tensor: &str| {
-        tensors.push(LayoutTensor { name, shape, tensor: tensor.into(), rows: None });
+        tensors.push(LayoutTensor {
+            name,
+            shape,
+            tensor: tensor.into(),
+            rows: None,
+        });
     };
     let kernel = vec![width, vit.channels, vit.patch, vit.patch];
     whole("embeddings.cls_token".into(), vec![1, 1, width], "cls_token");
     whole("embeddings.mask_token".into(), vec![1, width], "mask_token");
-    whole("embeddings.position_embeddings".into(), vec![1, 1 + vit.patches(), width], "pos_embed");
-    whole("embeddings.patch_embeddings.projection.weight".into(), kernel, "patch_embed.proj.weight");
-    whole("embeddings.patch_embeddings.projection.bias".into(), vec![width], "patch_embed.proj.bias");
+    whole(
+        "embeddings.position_embeddings".into(),
+        vec![1, 1 + vit.patches(), width],
+        "pos_embed",
+    );
+    whole(
+        "embeddings.patch_embeddings.projection.weight".into(),
+        kernel,
+        "patch_embed.proj.weight",
+    );
+    whole(
+        "embeddings.patch_embeddings.projection.bias".into(),
+        vec![width],
+        "patch_embed.proj.bias",
+    );
     whole("layernorm.weight".into(), vec![width], "norm.weight");
     whole("layernorm.bias".into(), vec![width], "norm.bias");
     for i in 0..vit.depth {
         tensors.extend(vit_block(vit, i));
     }
-    Layout { tensors, config: vit_config(vit), class: "Dinov2Model" }
+    Layout {
+        tensors,
+        config: vit_config(vit),
+        class: "Dinov2Model",
+    }
 }
 
 /// Block `i` of a ViT: our fused qkv is three tensors there.
@@ -81,7 +102,12 @@ fn vit_block(vit: &Vit, i: usize) -> Vec<LayoutTensor> {
         ("layer_scale2.lambda1", vec![width], "ls2.gamma"),
     ]
     .into_iter()
-    .map(|(name, shape, tensor)| LayoutTensor { name: theirs(name), shape, tensor: ours(tensor), rows: None })
+    .map(|(name, shape, tensor)| LayoutTensor {
+        name: theirs(name),
+        shape,
+        tensor: ours(tensor),
+        rows: None,
+    })
     .collect();
     for (leaf, shape) in [("weight", vec![width, width]), ("bias", vec![width])] {
         for (part, name) in ["query", "key", "value"].into_iter().enumerate() {
@@ -129,7 +155,10 @@ fn vit_config(vit: &Vit) -> Value {
 /// # Errors
 /// Names the key that is missing or has a value that no network here takes.
 pub fn architecture(config: &Value) -> Result<Architecture, String> {
-    let kind = config.get("model_type").and_then(Value::as_str).ok_or("`model_type` is missing")?;
+    let kind = config
+        .get("model_type")
+        .and_then(Value::as_str)
+        .ok_or("`model_type` is missing")?;
     match kind {
         "dinov2" => vit_architecture(config).map(Architecture::Vit),
         other => Err(format!("`model_type` is `{other}`; this version opens dinov2")),
@@ -142,14 +171,20 @@ fn vit_architecture(config: &Value) -> Result<Vit, String> {
         Some(value) => value.as_u64().ok_or(format!("`{key}` is {value}, not a whole number")),
     };
     let size = |key: &str, default| number(key, default).and_then(|v| usize::try_from(v).map_err(|e| e.to_string()));
-    for (key, only) in [("hidden_act", json!("gelu")), ("use_swiglu_ffn", json!(false)), ("qkv_bias", json!(true))] {
+    for (key, only) in [
+        ("hidden_act", json!("gelu")),
+        ("use_swiglu_ffn", json!(false)),
+        ("qkv_bias", json!(true)),
+    ] {
         if config.get(key).is_some_and(|value| *value != only) {
             return Err(format!("`{key}` is {}; only {only} is supported", config[key]));
         }
     }
     let (width, heads) = (size("hidden_size", Some(768))?, size("num_attention_heads", Some(12))?);
     if heads == 0 || !width.is_multiple_of(heads) {
-        return Err(format!("`hidden_size` {width} is no multiple of `num_attention_heads` {heads}"));
+        return Err(format!(
+            "`hidden_size` {width} is no multiple of `num_attention_heads` {heads}"
+        ));
     }
     let vit = Vit {
         width,
@@ -160,7 +195,10 @@ fn vit_architecture(config: &Value) -> Result<Vit, String> {
         image: size("image_size", Some(224))?,
         channels: size("num_channels", Some(3))?,
         position_offset: 0.0,
-        norm_eps: config.get("layer_norm_eps").map_or(Some(1e-6), Value::as_f64).ok_or("`layer_norm_eps` is no number")?,
+        norm_eps: config
+            .get("layer_norm_eps")
+            .map_or(Some(1e-6), Value::as_f64)
+            .ok_or("`layer_norm_eps` is no number")?,
     };
     vit.check().map_err(|e| e.to_string())?;
     Ok(vit)

@@ -11,13 +11,17 @@ pub mod hf;
 pub mod materialize;
 pub mod network;
 pub mod positions;
+pub mod registry;
 pub mod safetensors;
 pub mod spec;
+pub mod start;
 pub mod tensor;
 pub mod vit;
 pub mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
-pub use network::{DropPath, Features, Network, open};
+pub use network::{DropPath, Features, Network};
+pub use registry::open;
 pub use spec::{Dim, Init, TensorSpec};
+pub use start::initialise;
 pub use weights::{Weight, Weights};

@@ -70,8 +70,17 @@ pub enum ViewError {
 /// If an operator, an axis, a block or a resulting shape does not fit.
 pub fn compile(parent: &[TensorSpec], child: Option<&[TensorSpec]>, view: &View) -> Result<Plan, ViewError> {
     if child.is_some() {
-        let known: BTreeSet<&String> = parent.iter().flat_map(|s| &s.dims).filter_map(|d| d.axis.as_ref()).collect();
-        if let Some(axis) = view.axes.keys().chain(view.gains.keys()).find(|axis| !known.contains(axis)) {
+        let known: BTreeSet<&String> = parent
+            .iter()
+            .flat_map(|s| &s.dims)
+            .filter_map(|d| d.axis.as_ref())
+            .collect();
+        if let Some(axis) = view
+            .axes
+            .keys()
+            .chain(view.gains.keys())
+            .find(|axis| !known.contains(axis))
+        {
             return Err(ViewError::Axis(axis.clone()));
         }
     }
@@ -96,21 +105,36 @@ pub fn compile(parent: &[TensorSpec], child: Option<&[TensorSpec]>, view: &View)
         let asked = ordered.get(i).copied();
         if asked.map(TensorSpec::shape).as_ref() != Some(&entry.shape) {
             let asked = asked.map_or("no such tensor".into(), |s| format!("`{}` of {:?}", s.name, s.shape()));
-            return Err(ViewError::Child { name: entry.parent.clone(), given: entry.shape.clone(), asked });
+            return Err(ViewError::Child {
+                name: entry.parent.clone(),
+                given: entry.shape.clone(),
+                asked,
+            });
         }
         entry.name.clone_from(&ordered[i].name);
     }
     match ordered.get(plan.len()) {
-        Some(spec) => {
-            Err(ViewError::Child { name: spec.name.clone(), given: vec![], asked: format!("{:?}", spec.shape()) })
-        }
+        Some(spec) => Err(ViewError::Child {
+            name: spec.name.clone(),
+            given: vec![],
+            asked: format!("{:?}", spec.shape()),
+        }),
         None => Ok(plan),
     }
 }
 
 fn tensor_plan(spec: &TensorSpec, view: &View) -> Result<TensorPlan, ViewError> {
-    let runs: Vec<Vec<(usize, usize)>> = spec.dims.iter().map(|dim| dim_runs(dim, view)).collect::<Result<_, _>>()?;
-    let read = |dim: &Dim| dim.axis.as_ref().filter(|_| dim.reads).and_then(|axis| view.gains.get(axis));
+    let runs: Vec<Vec<(usize, usize)>> = spec
+        .dims
+        .iter()
+        .map(|dim| dim_runs(dim, view))
+        .collect::<Result<_, _>>()?;
+    let read = |dim: &Dim| {
+        dim.axis
+            .as_ref()
+            .filter(|_| dim.reads)
+            .and_then(|axis| view.gains.get(axis))
+    };
     let gain: f64 = spec.dims.iter().filter_map(read).product();
     Ok(TensorPlan {
         name: spec.name.clone(),
@@ -125,11 +149,20 @@ fn tensor_plan(spec: &TensorSpec, view: &View) -> Result<TensorPlan, ViewError> 
 /// The runs of positions that `view` keeps of one dimension: the operator's runs of entries, in every group, widened to the
 /// positions of an entry.
 fn dim_runs(dim: &Dim, view: &View) -> Result<Vec<(usize, usize)>, ViewError> {
-    let operator = dim.axis.as_ref().and_then(|axis| view.axes.get(axis).map(|op| (axis, op)));
-    let Some((axis, operator)) = operator else { return Ok(vec![(0, dim.size)]) };
+    let operator = dim
+        .axis
+        .as_ref()
+        .and_then(|axis| view.axes.get(axis).map(|op| (axis, op)));
+    let Some((axis, operator)) = operator else {
+        return Ok(vec![(0, dim.size)]);
+    };
     let entries = dim.entries();
     if !operator.fits(entries) {
-        return Err(ViewError::Operator { axis: axis.clone(), entries, operator: operator.clone() });
+        return Err(ViewError::Operator {
+            axis: axis.clone(),
+            entries,
+            operator: operator.clone(),
+        });
     }
     let mut joined: Vec<(usize, usize)> = Vec::new();
     for group in 0..dim.groups {
@@ -159,29 +192,50 @@ impl TensorPlan {
             return parent.clone();
         }
         // Two leading dimensions and the rest: no axis is ever cut beyond the second.
-        assert!(self.runs.iter().skip(2).all(|r| r.len() == 1), "tensor `{}` is cut beyond dimension 1", self.parent);
+        assert!(
+            self.runs.iter().skip(2).all(|r| r.len() == 1),
+            "tensor `{}` is cut beyond dimension 1",
+            self.parent
+        );
         let mut tensor: Tensor<3> = match self.parent_shape.len() {
             1 => parent.flat().clone().reshape([self.parent_shape[0], 1, 1]),
-            2 => parent.flat().clone().reshape([self.parent_shape[0], self.parent_shape[1], 1]),
+            2 => parent
+                .flat()
+                .clone()
+                .reshape([self.parent_shape[0], self.parent_shape[1], 1]),
             _ => parent.tensor::<3>(),
         };
         for (dim, runs) in self.runs.iter().take(2).enumerate() {
             if runs[..] == [(0, self.parent_shape[dim])] {
                 continue;
             }
-            let mut pieces: Vec<Tensor<3>> =
-                runs.iter().map(|&(start, end)| tensor.clone().slice_dim(dim, start..end)).collect();
-            tensor = if pieces.len() == 1 { pieces.remove(0) } else { Tensor::cat(pieces, dim) };
+            let mut pieces: Vec<Tensor<3>> = runs
+                .iter()
+                .map(|&(start, end)| tensor.clone().slice_dim(dim, start..end))
+                .collect();
+            tensor = if pieces.len() == 1 {
+                pieces.remove(0)
+            } else {
+                Tensor::cat(pieces, dim)
+            };
         }
         if self.gain != 1.0 {
             tensor = tensor.mul_scalar(self.gain);
         }
-        Weight::new(tensor.reshape([self.shape.iter().product::<usize>()]), self.shape.clone())
+        Weight::new(
+            tensor.reshape([self.shape.iter().product::<usize>()]),
+            self.shape.clone(),
+        )
     }
 
     /// The child's elements from the parent's, row-major, on the host.
     pub fn on_host(&self, parent: &[f32]) -> Vec<f32> {
-        assert_eq!(parent.len(), self.parent_shape.iter().product::<usize>(), "tensor `{}`", self.parent);
+        assert_eq!(
+            parent.len(),
+            self.parent_shape.iter().product::<usize>(),
+            "tensor `{}`",
+            self.parent
+        );
         let mut kept = parent.to_vec();
         // From the last dimension to the first: each pass keeps runs of one dimension of what is left.
         let mut inner = 1;
@@ -189,7 +243,10 @@ impl TensorPlan {
             let (full, runs) = (self.parent_shape[dim], &self.runs[dim]);
             if runs[..] != [(0, full)] {
                 let rows = kept.chunks(full * inner);
-                kept = rows.flat_map(|row| runs.iter().flat_map(|&(a, b)| &row[a * inner..b * inner])).copied().collect();
+                kept = rows
+                    .flat_map(|row| runs.iter().flat_map(|&(a, b)| &row[a * inner..b * inner]))
+                    .copied()
+                    .collect();
             }
             inner *= self.shape[dim];
         }

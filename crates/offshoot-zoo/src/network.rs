@@ -5,7 +5,6 @@ use offshoot_family::{Architecture, Shape, Space, View};
 use crate::hf::Layout;
 use crate::spec::{Dim, TensorSpec};
 use crate::tensor::{Bool, Tensor};
-use crate::vit::VitNetwork;
 use crate::weights::Weights;
 
 /// What a forward pass gives.
@@ -120,18 +119,4 @@ pub trait Network: Send + Sync {
 
     /// How its weights are named and described in a Hugging Face folder.
     fn layout(&self) -> Layout;
-}
-
-/// The network of an architecture.
-///
-/// # Errors
-/// If its numbers do not make one.
-pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkError> {
-    match architecture {
-        Architecture::Vit(vit) => {
-            vit.check()?;
-            Ok(Box::new(VitNetwork::new(vit.clone())))
-        }
-        other => Err(NetworkError::Space(format!("this version has no network for {other:?}"))),
-    }
 }

@@ -72,8 +72,14 @@ impl SafetensorsFile {
     /// # Errors
     /// Says what is wrong with the file.
     pub fn open(path: &Path) -> Result<Self, SafetensorsError> {
-        let io = |source| SafetensorsError::Io { path: path.to_owned(), source };
-        let invalid = |reason: String| SafetensorsError::Invalid { path: path.to_owned(), reason };
+        let io = |source| SafetensorsError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let invalid = |reason: String| SafetensorsError::Invalid {
+            path: path.to_owned(),
+            reason,
+        };
         let mut file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         if length < 8 {
@@ -83,7 +89,9 @@ impl SafetensorsFile {
         file.read_exact(&mut size).map_err(io)?;
         let size = u64::from_le_bytes(size);
         if size > MAX_HEADER || size > length - 8 {
-            return Err(invalid(format!("the header claims {size} bytes in a file of {length}; it may be truncated")));
+            return Err(invalid(format!(
+                "the header claims {size} bytes in a file of {length}; it may be truncated"
+            )));
         }
         let mut text = vec![0; size as usize];
         file.read_exact(&mut text).map_err(io)?;
@@ -98,7 +106,12 @@ impl SafetensorsFile {
                 length - 8 - size
             )));
         }
-        Ok(Self { path: path.to_owned(), file: Mutex::new(file), data_start: 8 + size, header })
+        Ok(Self {
+            path: path.to_owned(),
+            file: Mutex::new(file),
+            data_start: 8 + size,
+            header,
+        })
     }
 
     /// Where the file is.
@@ -129,15 +142,29 @@ impl SafetensorsFile {
         let bytes = self.read_bytes(name)?;
         let dtype = self.header.info(name).expect("it was just read").dtype;
         let values = match dtype {
-            Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect(),
-            Dtype::F64 => {
-                bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("eight bytes")) as f32).collect()
-            }
-            Dtype::BF16 => bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from_le_bytes([0, 0, b[0], b[1]]))).collect(),
-            Dtype::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            Dtype::F32 => bytes
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")))
+                .collect(),
+            Dtype::F64 => bytes
+                .chunks_exact(8)
+                .map(|b| f64::from_le_bytes(b.try_into().expect("eight bytes")) as f32)
+                .collect(),
+            Dtype::BF16 => bytes
+                .chunks_exact(2)
+                .map(|b| f32::from_bits(u32::from_le_bytes([0, 0, b[0], b[1]])))
+                .collect(),
+            Dtype::F16 => bytes
+                .chunks_exact(2)
+                .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
+                .collect(),
             other => {
                 let (path, name) = (self.path.clone(), name.to_owned());
-                return Err(SafetensorsError::Dtype { path, name, dtype: format!("{other:?}") });
+                return Err(SafetensorsError::Dtype {
+                    path,
+                    name,
+                    dtype: format!("{other:?}"),
+                });
             }
         };
         Ok(values)
@@ -149,14 +176,20 @@ impl SafetensorsFile {
     /// If it is not there or cannot be read.
     pub fn read_bytes(&self, name: &str) -> Result<Vec<u8>, SafetensorsError> {
         let Some(info) = self.header.info(name) else {
-            return Err(SafetensorsError::Missing { path: self.path.clone(), name: name.into() });
+            return Err(SafetensorsError::Missing {
+                path: self.path.clone(),
+                name: name.into(),
+            });
         };
         let (start, end) = info.data_offsets;
         let mut bytes = vec![0; end - start];
         let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         file.seek(SeekFrom::Start(self.data_start + start as u64))
             .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|source| SafetensorsError::Io { path: self.path.clone(), source })?;
+            .map_err(|source| SafetensorsError::Io {
+                path: self.path.clone(),
+                source,
+            })?;
         Ok(bytes)
     }
 }
@@ -200,7 +233,14 @@ fn header<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> (Vec
     let infos = tensors.into_iter().map(|(name, shape)| {
         let start = end;
         end += 4 * shape.iter().product::<usize>();
-        (name.to_owned(), TensorInfo { dtype: Dtype::F32, shape: shape.to_vec(), data_offsets: (start, end) })
+        (
+            name.to_owned(),
+            TensorInfo {
+                dtype: Dtype::F32,
+                shape: shape.to_vec(),
+                data_offsets: (start, end),
+            },
+        )
     });
     // The one key that stock readers ask for; with more than one, a hash map's order would reach the file.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -240,7 +280,11 @@ pub fn write<E: From<SafetensorsError>>(
     match (written, failed) {
         (Ok(()), _) => Ok(()),
         (Err(_), Some(error)) => Err(error),
-        (Err(source), None) => Err(SafetensorsError::Io { path: path.to_owned(), source }.into()),
+        (Err(source), None) => Err(SafetensorsError::Io {
+            path: path.to_owned(),
+            source,
+        }
+        .into()),
     }
 }
 

@@ -16,7 +16,11 @@ pub fn device(name: &str) -> Result<Device, String> {
         "vulkan" => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
         #[cfg(feature = "metal")]
         "metal" => Ok(Device::metal(burn::tensor::DeviceKind::DefaultDevice)),
-        "cuda" | "vulkan" | "metal" => Err(format!("this build has no {name} support: build with `--features {name}`")),
-        other => Err(format!("unknown device `{other}`; there are cpu, cuda, vulkan and metal")),
+        "cuda" | "vulkan" | "metal" => Err(format!(
+            "this build has no {name} support: build with `--features {name}`"
+        )),
+        other => Err(format!(
+            "unknown device `{other}`; there are cpu, cuda, vulkan and metal"
+        )),
     }
 }

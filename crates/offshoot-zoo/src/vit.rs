@@ -34,7 +34,10 @@ impl VitNetwork {
     fn embed(&self, weights: &Weights, images: Tensor<4>) -> Tensor<3> {
         let Vit { patch, width, .. } = self.vit;
         let [batch, channels, height, side] = images.dims();
-        assert!(height == side && side % patch == 0, "images of {height} x {side} pixels for patches of {patch}");
+        assert!(
+            height == side && side % patch == 0,
+            "images of {height} x {side} pixels for patches of {patch}"
+        );
         let grid = side / patch;
         let columns = images
             .reshape([batch, channels, grid, patch, grid, patch])
@@ -102,7 +105,10 @@ impl VitNetwork {
             vector("norm1.bias", residual()),
             matrix("attn.qkv.weight", vec![qkv(), reads()]),
             vector("attn.qkv.bias", qkv()),
-            matrix("attn.proj.weight", vec![residual(), Dim::reads(&heads, width).entry(self.vit.head_dim)]),
+            matrix(
+                "attn.proj.weight",
+                vec![residual(), Dim::reads(&heads, width).entry(self.vit.head_dim)],
+            ),
             vector("attn.proj.bias", residual()),
             vector("ls1.gamma", residual()).init(Init::Constant(1e-5)),
             vector("norm2.weight", residual()).init(Init::Constant(1.0)),
@@ -162,7 +168,13 @@ impl Network for VitNetwork {
     }
 
     fn specs(&self) -> Vec<TensorSpec> {
-        let Vit { width, depth, patch, channels, .. } = self.vit;
+        let Vit {
+            width,
+            depth,
+            patch,
+            channels,
+            ..
+        } = self.vit;
         let fan_in = (channels * patch * patch) as f32;
         let residual = || Dim::writes(RESIDUAL, width);
         let input = |spec: TensorSpec| TensorSpec { layer: Some(0), ..spec };
@@ -171,7 +183,10 @@ impl Network for VitNetwork {
         let kernel = vec![residual(), Dim::fixed(channels), Dim::fixed(patch), Dim::fixed(patch)];
         let embed = |leaf: &str, dims| {
             let spec = TensorSpec::new(format!("patch_embed.proj.{leaf}"), dims).init(bound);
-            TensorSpec { patch_embed: true, ..input(spec) }
+            TensorSpec {
+                patch_embed: true,
+                ..input(spec)
+            }
         };
         let positions = vec![Dim::fixed(1 + self.vit.patches()), residual()];
         let mut specs = vec![
@@ -182,7 +197,11 @@ impl Network for VitNetwork {
             embed("bias", vec![residual()]).undecayed(),
         ];
         specs.extend((0..depth).flat_map(|i| self.block_specs(i)));
-        specs.push(TensorSpec::new("norm.weight", vec![residual()]).init(Init::Constant(1.0)).undecayed());
+        specs.push(
+            TensorSpec::new("norm.weight", vec![residual()])
+                .init(Init::Constant(1.0))
+                .undecayed(),
+        );
         specs.push(TensorSpec::new("norm.bias", vec![residual()]).undecayed());
         specs
     }
@@ -232,20 +251,29 @@ impl Network for VitNetwork {
         }
         let x = self.norm(weights, "norm", x);
         let cls = x.clone().slice([0..batch, 0..1, 0..width]).squeeze_dim::<2>(1);
-        Features { cls, patches: x.slice([0..batch, 1..1 + patches, 0..width]) }
+        Features {
+            cls,
+            patches: x.slice([0..batch, 1..1 + patches, 0..width]),
+        }
     }
 
     fn space(&self, bounds: SpaceBounds) -> Result<Space, NetworkError> {
-        let Vit { width, depth, head_dim, .. } = self.vit;
+        let Vit {
+            width, depth, head_dim, ..
+        } = self.vit;
         let or = |value: usize, default: usize| if value == 0 { default } else { value };
         let (width_step, depth_step) = (or(bounds.width_step, head_dim), or(bounds.depth_step, 1));
         let (min_width, min_depth) = (or(bounds.min_width, width), or(bounds.min_depth, depth));
         if !width_step.is_multiple_of(head_dim) {
-            return Err(NetworkError::Space(format!("width_step {width_step} is no whole number of heads of {head_dim}")));
+            return Err(NetworkError::Space(format!(
+                "width_step {width_step} is no whole number of heads of {head_dim}"
+            )));
         }
         let axis = |name: &str, min: usize, max: usize, step: usize| {
             if min > max || min == 0 {
-                return Err(NetworkError::Space(format!("min_{name} {min} must lie between 1 and the parent's {max}")));
+                return Err(NetworkError::Space(format!(
+                    "min_{name} {min} must lie between 1 and the parent's {max}"
+                )));
             }
             // From below, so that the smallest is always there; the parent itself always is, whatever the step (elastic.md
             // pitfall 14).
@@ -253,12 +281,22 @@ impl Network for VitNetwork {
             if sizes.last() != Some(&max) {
                 sizes.push(max);
             }
-            Ok(Axis { name: name.into(), sizes })
+            Ok(Axis {
+                name: name.into(),
+                sizes,
+            })
         };
         if !min_width.is_multiple_of(head_dim) {
-            return Err(NetworkError::Space(format!("min_width {min_width} is no whole number of heads of {head_dim}")));
+            return Err(NetworkError::Space(format!(
+                "min_width {min_width} is no whole number of heads of {head_dim}"
+            )));
         }
-        Ok(Space { axes: vec![axis("width", min_width, width, width_step)?, axis("depth", min_depth, depth, depth_step)?] })
+        Ok(Space {
+            axes: vec![
+                axis("width", min_width, width, width_step)?,
+                axis("depth", min_depth, depth, depth_step)?,
+            ],
+        })
     }
 
     fn child(&self, shape: &Shape, parent: &str) -> Result<View, NetworkError> {
@@ -268,7 +306,11 @@ impl Network for VitNetwork {
         if !fits || !width.is_multiple_of(self.vit.head_dim) {
             return Err(bad());
         }
-        let child = Vit { width, depth, ..self.vit.clone() };
+        let child = Vit {
+            width,
+            depth,
+            ..self.vit.clone()
+        };
         let blocks = kept_blocks(self.vit.depth, depth);
         let mut axes = BTreeMap::new();
         let mut gains = BTreeMap::new();
@@ -285,7 +327,13 @@ impl Network for VitNetwork {
                 cut(format!("blocks.{block}.ffn"), width * self.vit.mlp_ratio);
             }
         }
-        Ok(View { parent: parent.into(), child: Architecture::Vit(child), axes, blocks, gains })
+        Ok(View {
+            parent: parent.into(),
+            child: Architecture::Vit(child),
+            axes,
+            blocks,
+            gains,
+        })
     }
 
     fn familiar_name(&self) -> Option<&'static str> {
@@ -302,7 +350,14 @@ impl Network for VitNetwork {
     }
 
     fn macs(&self, image: usize) -> u64 {
-        let Vit { width, depth, patch, channels, mlp_ratio, .. } = self.vit;
+        let Vit {
+            width,
+            depth,
+            patch,
+            channels,
+            mlp_ratio,
+            ..
+        } = self.vit;
         let patches = (image / patch).pow(2) as u64;
         let tokens = patches + 1;
         let (width, depth) = (width as u64, depth as u64);
@@ -314,7 +369,11 @@ impl Network for VitNetwork {
 
     fn activations(&self, image: usize) -> u64 {
         let tokens = (image / self.vit.patch).pow(2) as u64 + 1;
-        let (width, heads, ratio) = (self.vit.width as u64, self.vit.heads() as u64, self.vit.mlp_ratio as u64);
+        let (width, heads, ratio) = (
+            self.vit.width as u64,
+            self.vit.heads() as u64,
+            self.vit.mlp_ratio as u64,
+        );
         // Of one block: norms, qkv and its parts, mixed heads, projections and their scaled sums; the hidden layer before and
         // after GELU; scores and probabilities.
         let block = tokens * width * (18 + 2 * ratio) + 3 * heads * tokens * tokens;
@@ -358,7 +417,10 @@ mod tests {
         assert_eq!(kept_blocks(24, 12), [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 23]);
         assert_eq!(kept_blocks(24, 13), [0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23]);
         assert_eq!(kept_blocks(24, 14), [0, 1, 3, 5, 7, 8, 10, 12, 14, 15, 17, 19, 21, 23]);
-        assert_eq!(kept_blocks(24, 15), [0, 1, 3, 4, 6, 8, 9, 11, 13, 14, 16, 18, 19, 21, 23]);
+        assert_eq!(
+            kept_blocks(24, 15),
+            [0, 1, 3, 4, 6, 8, 9, 11, 13, 14, 16, 18, 19, 21, 23]
+        );
         let skipped: [(usize, &[usize]); 9] = [
             (16, &[2, 5, 8, 11, 14, 17, 20, 22]),
             (17, &[3, 6, 9, 13, 16, 19, 22]),
@@ -372,7 +434,11 @@ mod tests {
         ];
         for (depth, skipped) in skipped {
             let kept = kept_blocks(24, depth);
-            assert_eq!((0..24).filter(|b| !kept.contains(b)).collect::<Vec<_>>(), skipped, "depth {depth}");
+            assert_eq!(
+                (0..24).filter(|b| !kept.contains(b)).collect::<Vec<_>>(),
+                skipped,
+                "depth {depth}"
+            );
         }
         assert_eq!(kept_blocks(5, 1), [0]);
     }
@@ -380,19 +446,48 @@ mod tests {
     #[test]
     fn the_paper_space_has_143_children_with_the_tabled_gains() {
         let parent = vit(1024, 24);
-        let space = parent.space(SpaceBounds { min_width: 384, min_depth: 12, ..Default::default() }).unwrap();
+        let space = parent
+            .space(SpaceBounds {
+                min_width: 384,
+                min_depth: 12,
+                ..Default::default()
+            })
+            .unwrap();
         assert_eq!(space.count(), 143);
-        let alpha = [2.666667, 2.285714, 2.0, 1.777778, 1.6, 1.454545, 1.333333, 1.230769, 1.142857, 1.066667];
+        let alpha = [
+            2.666667, 2.285714, 2.0, 1.777778, 1.6, 1.454545, 1.333333, 1.230769, 1.142857, 1.066667,
+        ];
         for (size, alpha) in space.axes[0].sizes.iter().zip(alpha) {
-            let view = parent.child(&Shape::new([("width", *size), ("depth", 12)]), "").unwrap();
+            let view = parent
+                .child(&Shape::new([("width", *size), ("depth", 12)]), "")
+                .unwrap();
             assert!((view.gains["residual"] - alpha).abs() < 1e-6);
         }
         let intact = parent.child(&space.intact(), "").unwrap();
         assert!(intact.axes.is_empty() && intact.gains.is_empty());
         // elastic.md pitfall 14: a step that misses the parent's width does not lose the parent.
-        let coarse = SpaceBounds { min_width: 384, width_step: 192, min_depth: 12, ..Default::default() };
+        let coarse = SpaceBounds {
+            min_width: 384,
+            width_step: 192,
+            min_depth: 12,
+            ..Default::default()
+        };
         assert_eq!(parent.space(coarse).unwrap().axes[0].sizes, [384, 576, 768, 960, 1024]);
-        assert!(parent.space(SpaceBounds { min_width: 400, ..Default::default() }).is_err());
-        assert!(parent.space(SpaceBounds { min_width: 2048, ..Default::default() }).is_err());
+        assert!(
+            parent
+                .space(SpaceBounds {
+                    min_width: 400,
+                    ..Default::default()
+                })
+                .is_err()
+        );
+        assert!(
+            parent
+                .space(SpaceBounds {
+                    min_width: 2048,
+                    ..Default::default()
+                })
+                .is_err()
+        );
     }
 }

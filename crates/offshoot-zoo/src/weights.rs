@@ -19,7 +19,11 @@ impl Weight {
     /// # Panics
     /// If the number of elements is not the product of `shape`.
     pub fn new(flat: Tensor<1>, shape: Vec<usize>) -> Self {
-        assert_eq!(flat.dims()[0], shape.iter().product::<usize>(), "elements of a weight of shape {shape:?}");
+        assert_eq!(
+            flat.dims()[0],
+            shape.iter().product::<usize>(),
+            "elements of a weight of shape {shape:?}"
+        );
         Self { flat, shape }
     }
 
@@ -46,7 +50,12 @@ impl Weight {
 
     /// Host copy of the elements.
     pub fn values(&self) -> Vec<f32> {
-        self.flat.clone().without_autodiff().into_data_as::<f32>().try_to_vec().expect("f32 elements were asked for")
+        self.flat
+            .clone()
+            .without_autodiff()
+            .into_data_as::<f32>()
+            .try_to_vec()
+            .expect("f32 elements were asked for")
     }
 }
 
@@ -99,7 +108,9 @@ impl Weights {
     /// # Panics
     /// If there is none, or `f` changes their number.
     pub fn modify(&mut self, name: &str, f: impl FnOnce(Tensor<1>) -> Tensor<1>) {
-        let Some((name, Weight { flat, shape })) = self.0.remove_entry(name) else { panic!("no weight `{name}`") };
+        let Some((name, Weight { flat, shape })) = self.0.remove_entry(name) else {
+            panic!("no weight `{name}`")
+        };
         self.0.insert(name, Weight::new(f(flat), shape));
     }
 
@@ -128,13 +139,19 @@ impl Weights {
     /// The same tensors on the autodiff device, each a leaf that collects its gradient.
     #[must_use]
     pub fn tracked(&self) -> Self {
-        self.map(|w| Weight { flat: w.flat.clone().autodiff().require_grad(), shape: w.shape.clone() })
+        self.map(|w| Weight {
+            flat: w.flat.clone().autodiff().require_grad(),
+            shape: w.shape.clone(),
+        })
     }
 
     /// The same tensors without any gradient tracking.
     #[must_use]
     pub fn untracked(&self) -> Self {
-        self.map(|w| Weight { flat: w.flat.clone().without_autodiff(), shape: w.shape.clone() })
+        self.map(|w| Weight {
+            flat: w.flat.clone().without_autodiff(),
+            shape: w.shape.clone(),
+        })
     }
 
     /// Takes the gradients of [`tracked`](Self::tracked) leaves out of `gradients`; a leaf that the loss does not reach has none.
@@ -155,12 +172,20 @@ impl Weights {
             match self.0.get(&spec.name) {
                 None => return Some(format!("tensor `{}` is missing", spec.name)),
                 Some(w) if w.shape != spec.shape() => {
-                    return Some(format!("tensor `{}` is {:?}, not {:?}", spec.name, w.shape, spec.shape()));
+                    return Some(format!(
+                        "tensor `{}` is {:?}, not {:?}",
+                        spec.name,
+                        w.shape,
+                        spec.shape()
+                    ));
                 }
                 Some(_) => {}
             }
         }
         let known = |name: &String| specs.iter().any(|s| s.name == *name);
-        self.0.keys().find(|name| !known(name)).map(|name| format!("tensor `{name}` does not belong here"))
+        self.0
+            .keys()
+            .find(|name| !known(name))
+            .map(|name| format!("tensor `{name}` does not belong here"))
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Error;
 use offshoot_data::DataError;
 use offshoot_eval::EvalError;
 use offshoot_family::CatalogError;
-use offshoot_family::budget::QuantityError;
+use offshoot_family::quantity::QuantityError;
 use offshoot_family::recipe::RecipeError;
 use offshoot_methods::elastic::family::FamilyError;
 use offshoot_methods::elastic::pretrain::ElasticError;
@@ -46,7 +46,11 @@ pub struct Failure {
 impl Failure {
     /// The user's mistake, with a hint.
     pub fn input(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { error: Error::msg(message.into()), hint: Some(hint.into()), exit: Exit::Input }
+        Self {
+            error: Error::msg(message.into()),
+            hint: Some(hint.into()),
+            exit: Exit::Input,
+        }
     }
 
     /// What went wrong, from the whole to its cause; a cause that was told already is not told again.
@@ -72,10 +76,17 @@ impl Failure {
 impl<E: Into<Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
-        let hint = error.chain().find_map(hint).or_else(|| error.chain().find_map(system_hint));
+        let hint = error
+            .chain()
+            .find_map(hint)
+            .or_else(|| error.chain().find_map(system_hint));
         // A template that does not render is nothing a user can mend.
         let ours = error.chain().any(|cause| cause.is::<ReportError>());
-        Self { error, hint, exit: if ours { Exit::Internal } else { Exit::Input } }
+        Self {
+            error,
+            hint,
+            exit: if ours { Exit::Internal } else { Exit::Input },
+        }
     }
 }
 

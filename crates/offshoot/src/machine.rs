@@ -26,7 +26,11 @@ impl Machine {
         let device = tensor::device(name).map_err(|e| Failure::input(e, "`--device cpu` works everywhere"))?;
         // A second call in one process keeps the first pool; only commands that run other commands make one.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-        Ok(Self { device, name: name.into(), threads: rayon::current_num_threads() })
+        Ok(Self {
+            device,
+            name: name.into(),
+            threads: rayon::current_num_threads(),
+        })
     }
 
     /// The CPU or GPU, threads and kernel path, in words.
@@ -44,7 +48,9 @@ fn cpu() -> String {
         system.refresh_cpu_list(sysinfo::CpuRefreshKind::nothing());
         system.cpus().first().map(|cpu| cpu.brand().trim().to_owned())
     });
-    brand.filter(|b| !b.is_empty()).unwrap_or_else(|| std::env::consts::ARCH.into())
+    brand
+        .filter(|b| !b.is_empty())
+        .unwrap_or_else(|| std::env::consts::ARCH.into())
 }
 
 /// Which vector instructions the matrix products use here.
@@ -75,7 +81,11 @@ pub fn peak_rss_mib() -> Option<u64> {
         use nix::sys::resource::{UsageWho, getrusage};
         let peak = getrusage(UsageWho::RUSAGE_SELF).ok()?.max_rss();
         // Kilobytes on Linux, bytes on Apple's systems.
-        let unit = if cfg!(target_vendor = "apple") { 1 << 20 } else { 1 << 10 };
+        let unit = if cfg!(target_vendor = "apple") {
+            1 << 20
+        } else {
+            1 << 10
+        };
         u64::try_from(peak / unit).ok()
     }
     #[cfg(not(unix))]
@@ -100,6 +110,8 @@ impl Clock for ProcessClock {
     }
 
     fn wall_seconds(&self) -> f64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0.0, |d| d.as_secs_f64())
     }
 }

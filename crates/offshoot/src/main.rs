@@ -1,6 +1,9 @@
 //! The `offshoot` binary: arguments, progress, messages and exit codes. What it does is in the libraries.
 
-#![expect(unreachable_pub, reason = "a binary has no interface; `pub` marks what a module offers to the others")]
+#![expect(
+    unreachable_pub,
+    reason = "a binary has no interface; `pub` marks what a module offers to the others"
+)]
 
 mod args;
 mod command;

@@ -37,7 +37,15 @@ impl Progress {
             bar.set_prefix(what.clone());
             bar
         });
-        Self { bar, what, unit, first, total, began: Instant::now(), printed: None }
+        Self {
+            bar,
+            what,
+            unit,
+            first,
+            total,
+            began: Instant::now(),
+            printed: None,
+        }
     }
 
     /// `done` units are done; `message` says more.
@@ -54,7 +62,10 @@ impl Progress {
         let due = self.printed.is_none_or(|last| last.elapsed() >= PLAIN_EVERY);
         if due || done == self.total {
             self.printed = Some(Instant::now());
-            complain(&format!("{}: {done}/{} {}  {message}", self.what, self.total, self.unit));
+            complain(&format!(
+                "{}: {done}/{} {}  {message}",
+                self.what, self.total, self.unit
+            ));
         }
     }
 
@@ -78,7 +89,11 @@ impl Progress {
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
     let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
-    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes}:{seconds:02}")
+    }
 }
 
 /// Training progress.
@@ -134,7 +149,13 @@ impl Observer for TrainingProgress {
         let (took, waited) = self.recent.iter().fold((0.0, 0.0), |sum, (took, waited)| {
             (sum.0 + took.as_secs_f64(), sum.1 + waited.as_secs_f64())
         });
-        let value = |name: &str| report.values.iter().find(|(n, _)| n == name).map_or(f64::NAN, |(_, v)| *v);
+        let value = |name: &str| {
+            report
+                .values
+                .iter()
+                .find(|(n, _)| n == name)
+                .map_or(f64::NAN, |(_, v)| *v)
+        };
         let message = format!(
             "loss {:.3}  lr {:.2e}  {:.2} s/step  data wait {:.1} %{}",
             value("loss"),
@@ -152,7 +173,11 @@ impl Observer for TrainingProgress {
     }
 
     fn probed(&mut self, done: u64, values: &[(String, f64)]) {
-        let metric = values.first().and_then(|(name, _)| name.split('/').next()).unwrap_or_default().to_owned();
+        let metric = values
+            .first()
+            .and_then(|(name, _)| name.split('/').next())
+            .unwrap_or_default()
+            .to_owned();
         let numbers: Vec<String> = values.iter().map(|(_, v)| format!("{v:.3}")).collect();
         self.probe = format!("  {metric} {}", numbers.join(" "));
         let each: Vec<String> = values

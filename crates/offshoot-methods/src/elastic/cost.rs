@@ -47,13 +47,21 @@ pub fn step(network: &dyn Network, heads: &Heads, shape: StepShape, elastic: &[(
     let globals = 2.0 * shape.images as f64;
     let locals = (shape.views * shape.images) as f64;
     let backbone = |network: &dyn Network| {
-        let local = if locals > 0.0 { locals * network.macs(shape.local_px) as f64 } else { 0.0 };
+        let local = if locals > 0.0 {
+            locals * network.macs(shape.local_px) as f64
+        } else {
+            0.0
+        };
         globals * network.macs(shape.global_px) as f64 + local
     };
     let rows = globals + shape.masked + locals;
     let head = |dim: usize| -> f64 {
         let inner = (dim * heads.hidden + heads.hidden * heads.hidden + heads.hidden * heads.bottleneck) as f64;
-        heads.prototypes.iter().map(|&k| inner + (heads.bottleneck * k) as f64).sum()
+        heads
+            .prototypes
+            .iter()
+            .map(|&k| inner + (heads.bottleneck * k) as f64)
+            .sum()
     };
     let dim = network.feature().size;
     let teacher = globals * network.macs(shape.global_px) as f64 + (globals + shape.masked) * head(dim);
@@ -64,10 +72,19 @@ pub fn step(network: &dyn Network, heads: &Heads, shape: StepShape, elastic: &[(
         .sum();
     let parameters = (spec::parameters(&network.specs()) + spec::parameters(&heads.specs())) as f64;
     let activations = |network: &dyn Network| {
-        let at = |crops: f64, px: usize| if crops > 0.0 { crops * network.activations(px) as f64 } else { 0.0 };
+        let at = |crops: f64, px: usize| {
+            if crops > 0.0 {
+                crops * network.activations(px) as f64
+            } else {
+                0.0
+            }
+        };
         at(globals, shape.global_px) + at(locals, shape.local_px)
     };
-    let slim_activations: f64 = elastic.iter().map(|(child, share)| share * activations(child.as_ref())).sum();
+    let slim_activations: f64 = elastic
+        .iter()
+        .map(|(child, share)| share * activations(child.as_ref()))
+        .sum();
     let prototypes: f64 = heads.prototypes.iter().map(|&k| k as f64).sum();
     // Logits, log-probabilities and products of both students, and the targets of the teacher.
     let logits = prototypes * (2.0 * 4.0 * rows + 2.0 * (globals + shape.masked));
@@ -101,7 +118,10 @@ pub fn of_recipe(recipe: &ElasticRecipe) -> Result<StepCost, CostError> {
     let mut elastic = Vec::new();
     for (child, copies) in sampler.multiplicities() {
         let view = network.child(child, "")?;
-        elastic.push((offshoot_zoo::open(&view.child)?, *copies as f64 / sampler.cycle() as f64));
+        elastic.push((
+            offshoot_zoo::open(&view.child)?,
+            *copies as f64 / sampler.cycle() as f64,
+        ));
     }
     if elastic.is_empty() {
         elastic.push((recipe.network()?, 1.0));
@@ -116,5 +136,10 @@ pub fn of_recipe(recipe: &ElasticRecipe) -> Result<StepCost, CostError> {
         views: recipe.crops.locals.count,
         masked: (2 * images * network.mask_grid().pow(2)) as f64 * share,
     };
-    Ok(step(network.as_ref(), &recipe.projection_heads(network.as_ref()), shape, &elastic))
+    Ok(step(
+        network.as_ref(),
+        &recipe.projection_heads(network.as_ref()),
+        shape,
+        &elastic,
+    ))
 }

@@ -79,7 +79,11 @@ pub fn write(
         version: env!("CARGO_PKG_VERSION").into(),
         method: "elastic".into(),
         seed,
-        parent: ParentRef { path: "parent".into(), hash, architecture: saved.network().architecture() },
+        parent: ParentRef {
+            path: "parent".into(),
+            hash,
+            architecture: saved.network().architecture(),
+        },
         space: Some(space.clone()),
         score: score_name(data.labels).into(),
         data,
@@ -90,6 +94,8 @@ pub fn write(
 }
 
 fn write_view(path: &Path, view: &View) -> Result<(), FamilyError> {
-    write_atomic(path, |w| Ok(serde_json::to_writer(w, view)?))
-        .map_err(|source| FamilyError::Io { path: path.to_owned(), source })
+    write_atomic(path, |w| Ok(serde_json::to_writer(w, view)?)).map_err(|source| FamilyError::Io {
+        path: path.to_owned(),
+        source,
+    })
 }

@@ -39,8 +39,11 @@ impl Heads {
                 matrix(name("mlp.4.weight"), vec![Dim::fixed(bottleneck), Dim::fixed(hidden)]),
                 bias(name("mlp.4.bias"), bottleneck),
                 // Direction and gain of the weight-normalised last layer; both are decayed, and both are frozen at first.
-                TensorSpec::new(name("last_layer.weight_v"), vec![Dim::fixed(prototypes), Dim::fixed(bottleneck)])
-                    .init(direction),
+                TensorSpec::new(
+                    name("last_layer.weight_v"),
+                    vec![Dim::fixed(prototypes), Dim::fixed(bottleneck)],
+                )
+                .init(direction),
                 TensorSpec::new(name("last_layer.weight_g"), vec![Dim::fixed(prototypes)]).init(Init::Constant(1.0)),
             ]);
         }
@@ -73,7 +76,8 @@ impl Heads {
 
     /// `[rows, dim]` features to `[rows, prototypes]` logits of head `i`: gain times cosine.
     pub fn logits(&self, weights: &Weights, i: usize, features: Tensor<2>) -> Tensor<2> {
-        self.bottleneck(weights, i, features).matmul(self.prototypes(weights, i).transpose())
+        self.bottleneck(weights, i, features)
+            .matmul(self.prototypes(weights, i).transpose())
     }
 }
 

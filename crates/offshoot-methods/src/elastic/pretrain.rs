@@ -11,7 +11,7 @@ use offshoot_family::{Shape, Space};
 use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
 use offshoot_zoo::network::{KeepAll, NetworkError};
 use offshoot_zoo::tensor::{Device, Tensor};
-use offshoot_zoo::{DropPath, Init, Network, TensorSpec, Weights, spec};
+use offshoot_zoo::{DropPath, Init, Network, TensorSpec, Weights};
 
 use super::heads::Heads;
 use super::recipe::{ElasticRecipe, RecipeProblem, Schedules};
@@ -63,9 +63,10 @@ impl ElasticError {
             Self::Data(error) => error.hint().map(str::to_owned),
             Self::Sampling(error) => error.hint(),
             Self::Eval(error) => error.hint(),
-            Self::Diverged { .. } => {
-                Some("lower `optim.learning_rate`, or raise `optim.warmup_epochs`, and resume from an earlier checkpoint".into())
-            }
+            Self::Diverged { .. } => Some(
+                "lower `optim.learning_rate`, or raise `optim.warmup_epochs`, and resume from an earlier checkpoint"
+                    .into(),
+            ),
             _ => None,
         }
     }
@@ -145,7 +146,7 @@ impl ElasticLearner {
         for spec in specs.iter_mut().filter(|spec| spec.is_layer_scale()) {
             spec.init = Init::Constant(recipe.parent.layer_scale as f32);
         }
-        let student = spec::initialise(&specs, recipe.seed, device);
+        let student = offshoot_zoo::initialise(&specs, recipe.seed, device);
         let space = recipe.space()?;
         Ok(Self {
             schedules: recipe.schedules(),
@@ -177,7 +178,13 @@ impl ElasticLearner {
     pub fn parent(&self) -> Weights {
         let mut parent = Weights::new();
         for spec in self.network.specs() {
-            parent.insert(&spec.name, self.teacher.get(&spec.name).expect("the teacher has every tensor").clone());
+            parent.insert(
+                &spec.name,
+                self.teacher
+                    .get(&spec.name)
+                    .expect("the teacher has every tensor")
+                    .clone(),
+            );
         }
         parent
     }
@@ -195,14 +202,25 @@ impl ElasticLearner {
             let mut plan = compile(&self.network.specs(), Some(&network.specs()), &view)?;
             let backbone = plan.len();
             plan.extend(compile(&self.heads.specs(), None, &view)?);
-            self.children.insert(shape.clone(), Cut { network, plan, backbone });
+            self.children.insert(
+                shape.clone(),
+                Cut {
+                    network,
+                    plan,
+                    backbone,
+                },
+            );
         }
         Ok(())
     }
 
     /// Class-token features of the child of `shape` of the teacher.
     fn features(&self, shape: &Shape, batches: &[(Vec<f32>, usize)]) -> Result<FeatureMatrix, ElasticError> {
-        let Cut { network, plan, backbone } = &self.children[shape];
+        let Cut {
+            network,
+            plan,
+            backbone,
+        } = &self.children[shape];
         let weights = materialize(&self.teacher, &plan[..*backbone]);
         let batches = batches.iter().cloned().map(Ok::<_, EvalError>);
         let image = self.network.image();
@@ -213,7 +231,10 @@ impl ElasticLearner {
     /// gradients, if anything was; then nothing is changed.
     fn update(&mut self, step: u64, mut gradients: Gradients, values: &mut Vec<(String, f64)>) -> Option<String> {
         let head = |name: &str| name.starts_with("heads.");
-        let norms = [optimizer::norm(&gradients, |n| !head(n)), optimizer::norm(&gradients, head)];
+        let norms = [
+            optimizer::norm(&gradients, |n| !head(n)),
+            optimizer::norm(&gradients, head),
+        ];
         values.push(("gradient_norm/backbone".into(), norms[0]));
         values.push(("gradient_norm/heads".into(), norms[1]));
         if norms.iter().any(|n| !n.is_finite()) {
@@ -222,7 +243,9 @@ impl ElasticLearner {
         optimizer::clip(&mut gradients, norms[0], self.recipe.optim.clip, |n| !head(n));
         optimizer::clip(&mut gradients, norms[1], self.recipe.optim.clip, head);
         let (specs, schedules, layers) = (&self.specs, &self.schedules, self.network.layers());
-        self.adam.update(&mut self.student, gradients, |name| schedules.rate(&specs[name], layers, step));
+        self.adam.update(&mut self.student, gradients, |name| {
+            schedules.rate(&specs[name], layers, step)
+        });
         optimizer::average(&mut self.teacher, &self.student, self.schedules.momentum.at(step));
         None
     }
@@ -300,17 +323,36 @@ impl Learner for ElasticLearner {
         );
         let shape = self.sampler.draw(step);
         self.meet(&shape)?;
-        let Cut { network: child, plan, .. } = &self.children[&shape];
+        let Cut {
+            network: child, plan, ..
+        } = &self.children[&shape];
         let (rate, seed) = (self.recipe.optim.drop_path, self.recipe.seed);
         let mut drop_path = |pass| -> Box<dyn DropPath> {
-            if rate == 0.0 { Box::new(KeepAll) } else { Box::new(RandomSubsets { rate, seed, step, pass }) }
+            if rate == 0.0 {
+                Box::new(KeepAll)
+            } else {
+                Box::new(RandomSubsets { rate, seed, step, pass })
+            }
         };
-        let objective = Objective { network: self.network.as_ref(), heads: &self.heads, loss: &self.recipe.loss };
-        let elastic = Elastic { network: child.as_ref(), plan };
+        let objective = Objective {
+            network: self.network.as_ref(),
+            heads: &self.heads,
+            loss: &self.recipe.loss,
+        };
+        let elastic = Elastic {
+            network: child.as_ref(),
+            plan,
+        };
         let temperature = self.schedules.teacher_temperature.at(step);
         let tracked = self.student.tracked();
         let terms = objective.losses(&tracked, &self.teacher, &elastic, &batch, temperature, &mut drop_path);
-        let name = |name: String| if name == "total" { "loss".into() } else { format!("loss/{name}") };
+        let name = |name: String| {
+            if name == "total" {
+                "loss".into()
+            } else {
+                format!("loss/{name}")
+            }
+        };
         let mut values: Vec<(String, f64)> = terms.values().into_iter().map(|(n, v)| (name(n), v)).collect();
         let finite = values.iter().all(|(_, v)| v.is_finite());
         let skipped = if finite {
@@ -322,7 +364,10 @@ impl Learner for ElasticLearner {
         };
         self.skipped = if skipped.is_some() { self.skipped + 1 } else { 0 };
         if self.skipped >= MAX_SKIPPED {
-            return Err(ElasticError::Diverged { steps: self.skipped, last: step });
+            return Err(ElasticError::Diverged {
+                steps: self.skipped,
+                last: step,
+            });
         }
         let schedules = &self.schedules;
         values.extend([
@@ -332,8 +377,17 @@ impl Learner for ElasticLearner {
             ("teacher_temperature".into(), temperature),
             ("skipped".into(), f64::from(u8::from(skipped.is_some()))),
         ]);
-        values.extend(shape.iter().map(|(axis, size)| (format!("elastic/{axis}"), size as f64)));
-        Ok(StepReport { values, examples: images, waited, skipped })
+        values.extend(
+            shape
+                .iter()
+                .map(|(axis, size)| (format!("elastic/{axis}"), size as f64)),
+        );
+        Ok(StepReport {
+            values,
+            examples: images,
+            waited,
+            skipped,
+        })
     }
 
     fn probe(&mut self) -> Result<Vec<(String, f64)>, ElasticError> {
@@ -345,16 +399,36 @@ impl Learner for ElasticLearner {
         let parent = self.features(&intact, &self.probe.queries.batches)?;
         for shape in shapes {
             self.meet(&shape)?;
-            let queries = if shape == intact { parent.clone() } else { self.features(&shape, &self.probe.queries.batches)? };
+            let queries = if shape == intact {
+                parent.clone()
+            } else {
+                self.features(&shape, &self.probe.queries.batches)?
+            };
             let value = match &self.probe.references {
                 Some(Prepared { batches, labels }) => {
                     let references = self.features(&shape, batches)?;
-                    let references = Labelled { features: &references, labels };
-                    let queries = Labelled { features: &queries, labels: &self.probe.queries.labels };
-                    let knn = offshoot_eval::knn(references, queries, self.probe.classes, &[20], TEMPERATURE, &self.device)?;
+                    let references = Labelled {
+                        features: &references,
+                        labels,
+                    };
+                    let queries = Labelled {
+                        features: &queries,
+                        labels: &self.probe.queries.labels,
+                    };
+                    let knn = offshoot_eval::knn(
+                        references,
+                        queries,
+                        self.probe.classes,
+                        &[20],
+                        TEMPERATURE,
+                        &self.device,
+                    )?;
                     ("knn@20", knn.scores[0].accuracy)
                 }
-                None => ("agreement@20", offshoot_eval::agreement(&parent, &queries, K, &self.device)?.value),
+                None => (
+                    "agreement@20",
+                    offshoot_eval::agreement(&parent, &queries, K, &self.device)?.value,
+                ),
             };
             values.push((format!("{}/{shape}", value.0), value.1));
         }
@@ -411,7 +485,9 @@ impl Learner for ElasticLearner {
             else {
                 return Err(ElasticError::State(format!("the moments of `{name}` are incomplete")));
             };
-            self.adam.moments.insert(name.to_owned(), Moments { first, second, updates });
+            self.adam
+                .moments
+                .insert(name.to_owned(), Moments { first, second, updates });
         }
         self.skipped = state.counts.get("skipped").copied().unwrap_or(0);
         Ok(())
@@ -428,7 +504,14 @@ mod tests {
         assert_eq!(kept(100, 0.2), 80);
         assert_eq!((kept(1, 0.2), kept(3, 0.9), kept(7, 0.0)), (1, 1, 7));
         let subsets = |branch| {
-            RandomSubsets { rate: 0.2, seed: 1, step: 2, pass: Pass::IntactGlobal }.subset(branch, 100).unwrap()
+            RandomSubsets {
+                rate: 0.2,
+                seed: 1,
+                step: 2,
+                pass: Pass::IntactGlobal,
+            }
+            .subset(branch, 100)
+            .unwrap()
         };
         assert_eq!(subsets(0).len(), 80);
         assert_eq!(subsets(0), subsets(0));

@@ -234,7 +234,11 @@ impl Default for ElasticRecipe {
             },
             crops: MultiCrop::default(),
             masks: BlockMasks::default(),
-            heads: HeadsRecipe { hidden: 2048, bottleneck: 256, prototypes: vec![8192, 16384, 32768, 65536] },
+            heads: HeadsRecipe {
+                hidden: 2048,
+                bottleneck: 256,
+                prototypes: vec![8192, 16384, 32768, 65536],
+            },
             loss: LossRecipe::default(),
             optim: OptimRecipe {
                 learning_rate: Auto::Auto,
@@ -267,7 +271,10 @@ impl Default for ElasticRecipe {
                 keep: 2,
                 probe_every: Auto::Auto,
             },
-            probe: ProbeRecipe { references: 10_000, queries: 2_000 },
+            probe: ProbeRecipe {
+                references: 10_000,
+                queries: 2_000,
+            },
         }
     }
 }
@@ -317,14 +324,24 @@ impl ElasticRecipe {
         self.check()?;
         self.data.workers.resolve(|| cores.max(1));
         self.space.width_step.resolve(|| self.parent.head_dim);
-        self.optim.learning_rate.resolve(|| 0.004 * (batch as f64 / 1024.0).sqrt());
+        self.optim
+            .learning_rate
+            .resolve(|| 0.004 * (batch as f64 / 1024.0).sqrt());
         if let Some(data) = data {
             self.data.channels.resolve(|| data.channels);
             self.data.mean.resolve(|| data.mean.clone());
             self.data.std.resolve(|| data.std.clone());
-            self.train.steps_per_epoch.resolve(|| (data.train / batch).max(1) as u64);
+            self.train
+                .steps_per_epoch
+                .resolve(|| (data.train / batch).max(1) as u64);
             let crop = self.crops.globals.px;
-            self.data.resize.resolve(|| if data.side <= crop { crop } else { (crop * 256).div_ceil(224) });
+            self.data.resize.resolve(|| {
+                if data.side <= crop {
+                    crop
+                } else {
+                    (crop * 256).div_ceil(224)
+                }
+            });
         }
         if let Some(&epoch) = self.train.steps_per_epoch.value() {
             self.train.checkpoint_every.resolve(|| epoch.max(100));
@@ -339,9 +356,11 @@ impl ElasticRecipe {
 
     /// What sections say of each other: channels and normalisation of the crops, grid and start of the masks.
     fn fill_in(&mut self) {
-        if let (Some(&channels), Some(mean), Some(std)) =
-            (self.data.channels.value(), self.data.mean.value(), self.data.std.value())
-        {
+        if let (Some(&channels), Some(mean), Some(std)) = (
+            self.data.channels.value(),
+            self.data.mean.value(),
+            self.data.std.value(),
+        ) {
             self.crops.channels = channels;
             self.crops.mean.clone_from(mean);
             self.crops.std.clone_from(std);
@@ -352,33 +371,65 @@ impl ElasticRecipe {
     }
 
     fn check(&self) -> Result<(), RecipeProblem> {
-        let bad = |key, value: String, reason: &str| Err(RecipeProblem::Value { key, value, reason: reason.into() });
+        let bad = |key, value: String, reason: &str| {
+            Err(RecipeProblem::Value {
+                key,
+                value,
+                reason: reason.into(),
+            })
+        };
         if self.method != "elastic" {
-            return bad("method", self.method.clone(), "this is a recipe of the method `elastic`");
+            return bad(
+                "method",
+                self.method.clone(),
+                "this is a recipe of the method `elastic`",
+            );
         }
         if self.parent.family != "vit" {
             return bad("parent.family", self.parent.family.clone(), "this version trains `vit`");
         }
         if self.crops.globals.count != 2 {
-            return bad("crops.globals.count", self.crops.globals.count.to_string(), "the loss compares two global crops");
+            return bad(
+                "crops.globals.count",
+                self.crops.globals.count.to_string(),
+                "the loss compares two global crops",
+            );
         }
         let patch = self.parent.patch.max(1) as u32;
-        for (key, px) in [("crops.globals.px", self.crops.globals.px), ("crops.locals.px", self.crops.locals.px)] {
+        for (key, px) in [
+            ("crops.globals.px", self.crops.globals.px),
+            ("crops.locals.px", self.crops.locals.px),
+        ] {
             if px == 0 || !px.is_multiple_of(patch) {
                 let below = (px / patch).max(1) * patch;
-                let reason = format!("must be a multiple of the patch {patch}; the nearest are {below} and {}", below + patch);
+                let reason = format!(
+                    "must be a multiple of the patch {patch}; the nearest are {below} and {}",
+                    below + patch
+                );
                 return bad(key, px.to_string(), &reason);
             }
         }
         if self.train.batch == 0 || self.train.epochs == 0 {
-            return bad("train.batch", self.train.batch.to_string(), "batch and epochs must be at least 1");
+            return bad(
+                "train.batch",
+                self.train.batch.to_string(),
+                "batch and epochs must be at least 1",
+            );
         }
         if self.train.batch > 1 << 20 || self.train.epochs > 1 << 30 {
-            return bad("train.epochs", self.train.epochs.to_string(), "batch and epochs beyond all use");
+            return bad(
+                "train.epochs",
+                self.train.epochs.to_string(),
+                "batch and epochs beyond all use",
+            );
         }
         let heads = &self.heads;
         if heads.prototypes.is_empty() || heads.prototypes.contains(&0) || heads.hidden == 0 || heads.bottleneck == 0 {
-            return bad("heads.prototypes", format!("{:?}", heads.prototypes), "at least one head, and no size of 0");
+            return bad(
+                "heads.prototypes",
+                format!("{:?}", heads.prototypes),
+                "at least one head, and no size of 0",
+            );
         }
         for (key, share) in [
             ("loss.lambda", self.loss.lambda),
@@ -390,7 +441,11 @@ impl ElasticRecipe {
             }
         }
         if !(0.0..1.0).contains(&self.optim.drop_path) {
-            return bad("optim.drop_path", self.optim.drop_path.to_string(), "must lie between 0 and 1, 1 excluded");
+            return bad(
+                "optim.drop_path",
+                self.optim.drop_path.to_string(),
+                "must lie between 0 and 1, 1 excluded",
+            );
         }
         for (key, positive) in [
             ("optim.stretch", self.optim.stretch),
@@ -412,7 +467,14 @@ impl ElasticRecipe {
 
     /// The intact network's architecture. Channels that are not known yet count as three.
     pub fn architecture(&self) -> Architecture {
-        let ParentRecipe { width, depth, head_dim, mlp_ratio, patch, .. } = self.parent;
+        let ParentRecipe {
+            width,
+            depth,
+            head_dim,
+            mlp_ratio,
+            patch,
+            ..
+        } = self.parent;
         Architecture::Vit(Vit {
             width,
             depth,
@@ -539,14 +601,22 @@ impl Schedules {
     pub fn factor(&self, spec: &TensorSpec, layers: usize) -> f64 {
         let below = spec.layer.map_or(0, |layer| layers.saturating_sub(layer));
         let factor = self.layer_decay.powi(below as i32);
-        if spec.patch_embed { factor * self.patch_embed_factor } else { factor }
+        if spec.patch_embed {
+            factor * self.patch_embed_factor
+        } else {
+            factor
+        }
     }
 
     /// Learning rate and weight decay of a tensor at `step`.
     pub fn rate(&self, spec: &TensorSpec, layers: usize, step: u64) -> Rate {
         let frozen = step < self.frozen && Heads::is_last_layer(&spec.name);
         Rate {
-            learning_rate: if frozen { 0.0 } else { self.learning_rate.at(step) * self.factor(spec, layers) },
+            learning_rate: if frozen {
+                0.0
+            } else {
+                self.learning_rate.at(step) * self.factor(spec, layers)
+            },
             weight_decay: if spec.decay { self.weight_decay.at(step) } else { 0.0 },
         }
     }
@@ -570,9 +640,14 @@ mod tests {
         assert_eq!(recipe.steps(), 276_800);
         assert_eq!(recipe.space().unwrap().count(), 143);
         let schedules = recipe.schedules();
-        for (step, expected) in
-            [(0, 0.0), (4000, 0.00250031), (7999, 0.005), (8000, 0.005), (100_000, 0.00418448), (276_799, 6.16970e-4)]
-        {
+        for (step, expected) in [
+            (0, 0.0),
+            (4000, 0.00250031),
+            (7999, 0.005),
+            (8000, 0.005),
+            (100_000, 0.00418448),
+            (276_799, 6.16970e-4),
+        ] {
             assert!((schedules.learning_rate.at(step) - expected).abs() < 5e-9, "lr[{step}]");
         }
         assert!((schedules.weight_decay.at(200_000) - 0.255718).abs() < 5e-7);
@@ -608,11 +683,22 @@ mod tests {
         }
         // No decay on biases, norms and LayerScale; decay on tokens and the last layer.
         let decayed = |name: &str| specs.iter().find(|s| s.name == name).unwrap().decay;
-        for name in ["blocks.3.norm1.weight", "blocks.3.ls1.gamma", "blocks.3.attn.qkv.bias", "norm.weight", "heads.0.mlp.0.bias"]
-        {
+        for name in [
+            "blocks.3.norm1.weight",
+            "blocks.3.ls1.gamma",
+            "blocks.3.attn.qkv.bias",
+            "norm.weight",
+            "heads.0.mlp.0.bias",
+        ] {
             assert!(!decayed(name), "{name}");
         }
-        for name in ["cls_token", "pos_embed", "mask_token", "blocks.3.mlp.fc1.weight", "heads.0.last_layer.weight_g"] {
+        for name in [
+            "cls_token",
+            "pos_embed",
+            "mask_token",
+            "blocks.3.mlp.fc1.weight",
+            "heads.0.last_layer.weight_g",
+        ] {
             assert!(decayed(name), "{name}");
         }
         let last = specs.iter().find(|s| s.name == "heads.0.last_layer.weight_v").unwrap();

@@ -27,7 +27,13 @@ pub struct LossRecipe {
 
 impl Default for LossRecipe {
     fn default() -> Self {
-        Self { lambda: 0.8, student_temperature: 0.1, ibot_weight: 1.0, koleo_weight: 0.1, sinkhorn_iterations: 3 }
+        Self {
+            lambda: 0.8,
+            student_temperature: 0.1,
+            ibot_weight: 1.0,
+            koleo_weight: 0.1,
+            sinkhorn_iterations: 3,
+        }
     }
 }
 
@@ -76,7 +82,11 @@ impl Batch {
         let mut masked = Vec::new();
         let mut weights = Vec::new();
         for (image, row) in masks.unwrap_or_default().chunks(patches).enumerate() {
-            let own = row.iter().enumerate().filter(|(_, b)| **b != 0).map(|(t, _)| (image * patches + t) as i64);
+            let own = row
+                .iter()
+                .enumerate()
+                .filter(|(_, b)| **b != 0)
+                .map(|(t, _)| (image * patches + t) as i64);
             let before = masked.len();
             masked.extend(own);
             let count = masked.len() - before;
@@ -86,15 +96,21 @@ impl Batch {
             let marks: Vec<bool> = bytes.iter().map(|&b| b != 0).collect();
             Tensor::from_data(TensorData::new(marks, [2 * images, patches]), device)
         });
-        Self { images, views, globals, locals, masks, masked, weights }
+        Self {
+            images,
+            views,
+            globals,
+            locals,
+            masks,
+            masked,
+            weights,
+        }
     }
 
     /// `[masked, 1]` weights of the masked patches; none if there are none.
     fn token_weights(&self) -> Option<Tensor<2>> {
         let n = self.weights.len();
-        (n > 0).then(|| {
-            Tensor::from_data(TensorData::new(self.weights.clone(), [n, 1]), &self.globals.device())
-        })
+        (n > 0).then(|| Tensor::from_data(TensorData::new(self.weights.clone(), [n, 1]), &self.globals.device()))
     }
 }
 
@@ -137,9 +153,17 @@ pub struct Terms {
 impl Terms {
     /// Host values of the terms, with one read.
     pub fn values(&self) -> Vec<(String, f64)> {
-        let all = self.named.iter().map(|(_, value)| value.clone().without_autodiff()).collect();
+        let all = self
+            .named
+            .iter()
+            .map(|(_, value)| value.clone().without_autodiff())
+            .collect();
         let values: Vec<f32> = Tensor::cat(all, 0).into_data().try_to_vec().expect("terms are f32");
-        self.named.iter().zip(values).map(|((name, _), value)| (name.clone(), f64::from(value))).collect()
+        self.named
+            .iter()
+            .zip(values)
+            .map(|((name, _), value)| (name.clone(), f64::from(value)))
+            .collect()
     }
 }
 
@@ -163,7 +187,11 @@ impl Rows {
     fn parts(self, x: &Tensor<2>) -> [Tensor<2>; 3] {
         let [_, k] = x.dims();
         let cut = |start: usize, n: usize| x.clone().slice([start..start + n, 0..k]);
-        [cut(0, self.global), cut(self.global, self.masked), cut(self.global + self.masked, self.local)]
+        [
+            cut(0, self.global),
+            cut(self.global, self.masked),
+            cut(self.global + self.masked, self.local),
+        ]
     }
 }
 
@@ -182,10 +210,23 @@ impl Objective<'_> {
         let images = batch.images;
         let cut = materialize(student, elastic.plan);
         let teacher_rows = self.teacher_rows(teacher, batch);
-        let intact =
-            forward(self.network, student, batch, [Pass::IntactGlobal, Pass::IntactLocal].map(&mut *drop_path));
-        let slim = forward(elastic.network, &cut, batch, [Pass::ElasticGlobal, Pass::ElasticLocal].map(drop_path));
-        let rows = Rows { global: 2 * images, masked: batch.masked.len(), local: batch.views * images };
+        let intact = forward(
+            self.network,
+            student,
+            batch,
+            [Pass::IntactGlobal, Pass::IntactLocal].map(&mut *drop_path),
+        );
+        let slim = forward(
+            elastic.network,
+            &cut,
+            batch,
+            [Pass::ElasticGlobal, Pass::ElasticLocal].map(drop_path),
+        );
+        let rows = Rows {
+            global: 2 * images,
+            masked: batch.masked.len(),
+            local: batch.views * images,
+        };
         let token_weights = batch.token_weights();
 
         let mut named = Vec::new();
@@ -194,19 +235,28 @@ impl Objective<'_> {
             let targets = self.targets(teacher, i, teacher_rows.clone(), rows, teacher_temperature);
             let prototypes = self.heads.prototypes(student, i).transpose();
             let logits = |weights: &Weights, x: &Student| {
-                self.heads.bottleneck(weights, i, x.rows.clone()).matmul(prototypes.clone())
+                self.heads
+                    .bottleneck(weights, i, x.rows.clone())
+                    .matmul(prototypes.clone())
             };
             let intact_logits = logits(student, &intact);
             let temperature = self.loss.student_temperature;
             let taught = activation::softmax(intact_logits.clone().detach().div_scalar(temperature), 1);
             let intact_log_p = log_probabilities(intact_logits, temperature);
             let slim_log_p = log_probabilities(logits(&cut, &slim), temperature);
-            let share = [("intact", &intact_log_p, self.loss.lambda), ("elastic", &slim_log_p, 1.0 - self.loss.lambda)];
+            let share = [
+                ("intact", &intact_log_p, self.loss.lambda),
+                ("elastic", &slim_log_p, 1.0 - self.loss.lambda),
+            ];
             let per_head = 1.0 / self.heads.prototypes.len() as f64;
             for (name, log_p, share) in share {
                 let terms = cross_view(&targets, log_p, rows, images, batch.views, token_weights.as_ref());
                 for (term, weight, value) in terms {
-                    let weight = if term == "patch" { weight * self.loss.ibot_weight } else { weight };
+                    let weight = if term == "patch" {
+                        weight * self.loss.ibot_weight
+                    } else {
+                        weight
+                    };
                     weighted.push(value.clone() * (weight * share * per_head));
                     named.push((format!("head{i}.{name}.{term}"), value));
                 }
@@ -234,7 +284,14 @@ impl Objective<'_> {
     }
 
     /// Sinkhorn-Knopp targets of head `i`: `[2B, K]` for the class tokens of both crops jointly, and for the masked tokens.
-    fn targets(&self, teacher: &Weights, i: usize, features: Tensor<2>, rows: Rows, temperature: f64) -> [Tensor<2>; 2] {
+    fn targets(
+        &self,
+        teacher: &Weights,
+        i: usize,
+        features: Tensor<2>,
+        rows: Rows,
+        temperature: f64,
+    ) -> [Tensor<2>; 2] {
         let logits = self.heads.logits(teacher, i, features);
         let [_, k] = logits.dims();
         let cls = logits.clone().slice([0..rows.global, 0..k]);
@@ -246,13 +303,21 @@ impl Objective<'_> {
 /// Runs one student on the global crops (masked) and on the local crops.
 fn forward(network: &dyn Network, weights: &Weights, batch: &Batch, drop_path: [Box<dyn DropPath>; 2]) -> Student {
     let [mut for_globals, mut for_locals] = drop_path;
-    let features = network.forward(weights, batch.globals.clone(), batch.masks.clone(), for_globals.as_mut());
+    let features = network.forward(
+        weights,
+        batch.globals.clone(),
+        batch.masks.clone(),
+        for_globals.as_mut(),
+    );
     let mut rows = vec![features.cls.clone()];
     rows.extend(masked_rows(features.patches, &batch.masked));
     if let Some(locals) = &batch.locals {
         rows.push(network.forward(weights, locals.clone(), None, for_locals.as_mut()).cls);
     }
-    Student { global: features.cls, rows: Tensor::cat(rows, 0) }
+    Student {
+        global: features.cls,
+        rows: Tensor::cat(rows, 0),
+    }
 }
 
 /// The rows `masked` of `[b, t, dim]` patch features, counted through the batch; none if there are none.
@@ -283,7 +348,8 @@ fn cross_view(
     // Every local view meets the targets of both global crops.
     let local_term = if views > 0 {
         let both = (crop(0) + crop(1)).unsqueeze_dim::<3>(0);
-        (local.reshape([views, images, k]) * both).sum().neg() / (images as f64 * pairs)
+        // By row first: one flat sum over all prototypes would lose digits.
+        (local.reshape([views, images, k]) * both).sum_dim(2).sum().neg() / (images as f64 * pairs)
     } else {
         zero()
     };
@@ -294,7 +360,11 @@ fn cross_view(
         Some(weights) => (cross_entropy(tokens.clone(), masked) * weights.clone()).sum() / (2 * images) as f64,
         None => zero(),
     };
-    vec![("local", 1.0, local_term), ("global", 1.0, global_term), ("patch", 1.0, patch_term)]
+    vec![
+        ("local", 1.0, local_term),
+        ("global", 1.0, global_term),
+        ("patch", 1.0, patch_term),
+    ]
 }
 
 /// Same-view terms: the elastic student against the intact student's own probabilities `taught`, on class tokens only.
@@ -305,7 +375,10 @@ fn same_view(taught: Tensor<2>, log_p: &Tensor<2>, rows: Rows) -> [(&'static str
     } else {
         Tensor::zeros([1], &taught.device())
     };
-    [("global", cross_entropy(q_global, global).mean()), ("local", local_term)]
+    [
+        ("global", cross_entropy(q_global, global).mean()),
+        ("local", local_term),
+    ]
 }
 
 /// KoLeo of both students and both global crops, summed.

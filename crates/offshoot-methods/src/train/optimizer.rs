@@ -47,7 +47,12 @@ pub struct Rate {
 impl AdamW {
     /// No moments yet.
     pub fn new(beta1: f64, beta2: f64, epsilon: f64) -> Self {
-        Self { beta1, beta2, epsilon, moments: BTreeMap::new() }
+        Self {
+            beta1,
+            beta2,
+            epsilon,
+            moments: BTreeMap::new(),
+        }
     }
 
     /// One update of every tensor that has a gradient. A rate of zero leaves the tensor and still collects moments.
@@ -66,11 +71,13 @@ impl AdamW {
                     updates: old.updates + 1,
                 },
             };
-            let Rate { learning_rate, weight_decay } = rate(&name);
+            let Rate {
+                learning_rate,
+                weight_decay,
+            } = rate(&name);
             if learning_rate != 0.0 {
                 let correction = |beta: f64| 1.0 - beta.powf(moments.updates as f64);
-                let denominator =
-                    moments.second.clone().sqrt() / correction(beta2).sqrt() + self.epsilon;
+                let denominator = moments.second.clone().sqrt() / correction(beta2).sqrt() + self.epsilon;
                 let change = moments.first.clone() / denominator * (learning_rate / correction(beta1));
                 weights.modify(&name, |w| w * (1.0 - learning_rate * weight_decay) - change);
             }
@@ -81,8 +88,11 @@ impl AdamW {
 
 /// L2 norm of all gradients whose name `belongs`; 0 if there are none.
 pub fn norm(gradients: &Gradients, belongs: impl Fn(&str) -> bool) -> f64 {
-    let squares: Vec<Tensor<1>> =
-        gradients.iter().filter(|(name, _)| belongs(name)).map(|(_, g)| g.clone().square().sum()).collect();
+    let squares: Vec<Tensor<1>> = gradients
+        .iter()
+        .filter(|(name, _)| belongs(name))
+        .map(|(_, g)| g.clone().square().sum())
+        .collect();
     if squares.is_empty() {
         return 0.0;
     }
@@ -131,7 +141,10 @@ mod tests {
     fn two_updates_are_adamw() {
         let mut weights = one(1.0);
         let mut adam = AdamW::new(0.9, 0.999, 1e-8);
-        let rate = |_: &str| Rate { learning_rate: 0.1, weight_decay: 0.5 };
+        let rate = |_: &str| Rate {
+            learning_rate: 0.1,
+            weight_decay: 0.5,
+        };
         adam.update(&mut weights, gradient(2.0), rate);
         // The first corrected step is lr * sign(g): 1 * 0.95 - 0.1.
         assert!((weights.get("w").unwrap().values()[0] - 0.85).abs() < 1e-6);
@@ -145,7 +158,10 @@ mod tests {
     fn a_zero_rate_freezes_the_weight_but_collects_moments() {
         let mut weights = one(1.0);
         let mut adam = AdamW::new(0.9, 0.999, 1e-8);
-        adam.update(&mut weights, gradient(2.0), |_| Rate { learning_rate: 0.0, weight_decay: 1.0 });
+        adam.update(&mut weights, gradient(2.0), |_| Rate {
+            learning_rate: 0.0,
+            weight_decay: 1.0,
+        });
         assert_eq!(weights.get("w").unwrap().values(), [1.0]);
         assert_eq!(adam.moments["w"].updates, 1);
     }

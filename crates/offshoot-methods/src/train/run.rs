@@ -7,8 +7,17 @@ use std::path::{Path, PathBuf};
 use offshoot_family::files::write_atomic;
 
 /// What a run writes into its folder; `--overwrite` removes these and nothing else.
-const OWN: [&str; 9] =
-    ["recipe.toml", "metrics.jsonl", "timing.jsonl", "checkpoints", "parent", "views", "catalog.json", "report.html", "lock"];
+const OWN: [&str; 9] = [
+    "recipe.toml",
+    "metrics.jsonl",
+    "timing.jsonl",
+    "checkpoints",
+    "parent",
+    "views",
+    "catalog.json",
+    "report.html",
+    "lock",
+];
 
 /// Why a folder cannot hold a run.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +77,10 @@ impl RunFolder {
     /// # Errors
     /// See [`RunError`].
     pub fn create(path: &Path, overwrite: bool) -> Result<Self, RunError> {
-        let io = |source| RunError::Io { path: path.to_owned(), source };
+        let io = |source| RunError::Io {
+            path: path.to_owned(),
+            source,
+        };
         std::fs::create_dir_all(path).map_err(io)?;
         let mut names = Vec::new();
         for entry in std::fs::read_dir(path).map_err(io)? {
@@ -79,14 +91,22 @@ impl RunFolder {
         let foreign = names.iter().find(|n| !own(n));
         match (is_run, foreign) {
             (true, _) if !overwrite => return Err(RunError::Used(path.to_owned())),
-            (false, Some(found)) => return Err(RunError::Foreign { folder: path.to_owned(), found: found.clone() }),
+            (false, Some(found)) => {
+                return Err(RunError::Foreign {
+                    folder: path.to_owned(),
+                    found: found.clone(),
+                });
+            }
             _ => {}
         }
         let folder = Self::lock(path)?;
         for name in names.iter().filter(|n| own(n) && *n != "lock") {
             let target = path.join(name);
-            let removed =
-                if target.is_dir() { std::fs::remove_dir_all(&target) } else { std::fs::remove_file(&target) };
+            let removed = if target.is_dir() {
+                std::fs::remove_dir_all(&target)
+            } else {
+                std::fs::remove_file(&target)
+            };
             removed.map_err(|source| RunError::Io { path: target, source })?;
         }
         Ok(folder)
@@ -102,12 +122,17 @@ impl RunFolder {
         }
         let folder = Self::lock(path)?;
         for place in [path.to_owned(), folder.checkpoints()] {
-            let Ok(entries) = std::fs::read_dir(&place) else { continue };
+            let Ok(entries) = std::fs::read_dir(&place) else {
+                continue;
+            };
             for entry in entries.flatten() {
                 if entry.file_name().to_string_lossy().starts_with(".writing-") {
                     let target = entry.path();
-                    let removed =
-                        if target.is_dir() { std::fs::remove_dir_all(&target) } else { std::fs::remove_file(&target) };
+                    let removed = if target.is_dir() {
+                        std::fs::remove_dir_all(&target)
+                    } else {
+                        std::fs::remove_file(&target)
+                    };
                     removed.map_err(|source| RunError::Io { path: target, source })?;
                 }
             }
@@ -117,9 +142,15 @@ impl RunFolder {
 
     fn lock(path: &Path) -> Result<Self, RunError> {
         let file = path.join("lock");
-        let lock = File::create(&file).map_err(|source| RunError::Io { path: file.clone(), source })?;
+        let lock = File::create(&file).map_err(|source| RunError::Io {
+            path: file.clone(),
+            source,
+        })?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self {
+                path: path.to_owned(),
+                _lock: lock,
+            }),
             Err(TryLockError::WouldBlock) => Err(RunError::Locked(path.to_owned())),
             Err(TryLockError::Error(source)) => Err(RunError::Io { path: file, source }),
         }
@@ -159,7 +190,10 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("run");
         let run = RunFolder::create(&path, false).unwrap();
-        assert!(matches!(RunFolder::create(&path, false), Err(RunError::Locked(_))), "in use");
+        assert!(
+            matches!(RunFolder::create(&path, false), Err(RunError::Locked(_))),
+            "in use"
+        );
         run.write_text("recipe.toml", "seed = 0\n").unwrap();
         run.write_text("metrics.jsonl", "{}\n").unwrap();
         drop(run);
@@ -168,14 +202,21 @@ mod tests {
         std::fs::write(path.join("notes.txt"), "mine").unwrap();
         drop(RunFolder::create(&path, true).unwrap());
         assert!(!path.join("metrics.jsonl").exists());
-        assert_eq!(std::fs::read(path.join("notes.txt")).unwrap(), b"mine", "strangers' files stay");
+        assert_eq!(
+            std::fs::read(path.join("notes.txt")).unwrap(),
+            b"mine",
+            "strangers' files stay"
+        );
     }
 
     #[test]
     fn a_folder_of_other_files_is_never_taken() {
         let base = tempfile::tempdir().unwrap();
         std::fs::write(base.path().join("thesis.tex"), "").unwrap();
-        assert!(matches!(RunFolder::create(base.path(), true), Err(RunError::Foreign { .. })));
+        assert!(matches!(
+            RunFolder::create(base.path(), true),
+            Err(RunError::Foreign { .. })
+        ));
         assert!(matches!(RunFolder::resume(base.path()), Err(RunError::NoRun(_))));
     }
 }

@@ -74,9 +74,10 @@ impl StateError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Damaged { path, .. } => {
-                Some(format!("remove {} to go on from the checkpoint before it", path.display()))
-            }
+            Self::Damaged { path, .. } => Some(format!(
+                "remove {} to go on from the checkpoint before it",
+                path.display()
+            )),
             Self::OtherRecipe { .. } => {
                 Some("put recipe.toml back as it was, or start a run of its own with the changed recipe".into())
             }
@@ -87,7 +88,9 @@ impl StateError {
 
 /// The checkpoints of a run, oldest first: steps done and folder.
 pub fn list(checkpoints: &Path) -> Vec<(u64, PathBuf)> {
-    let Ok(entries) = std::fs::read_dir(checkpoints) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(checkpoints) else {
+        return Vec::new();
+    };
     let mut found: Vec<(u64, PathBuf)> = entries
         .flatten()
         .filter_map(|entry| {
@@ -121,8 +124,11 @@ pub fn save(
         std::fs::remove_dir_all(&temporary).map_err(io(&temporary))?;
     }
     std::fs::create_dir_all(&temporary).map_err(io(&temporary))?;
-    let tensors: Vec<(String, Vec<usize>)> =
-        state.tensors.iter().map(|(name, w)| (name.to_owned(), w.shape().to_vec())).collect();
+    let tensors: Vec<(String, Vec<usize>)> = state
+        .tensors
+        .iter()
+        .map(|(name, w)| (name.to_owned(), w.shape().to_vec()))
+        .collect();
     let path = temporary.join(TENSORS);
     safetensors::write(&path, &tensors, |i| {
         let weight = state.tensors.get(&tensors[i].0).expect("the name is from the same map");
@@ -155,18 +161,29 @@ pub fn save(
 /// # Errors
 /// If it is damaged, too new, of another recipe, or cannot be read.
 pub fn load(folder: &Path, recipe: &str, device: &Device) -> Result<(StateFacts, TrainState), StateError> {
-    let damaged = |reason: String| StateError::Damaged { path: folder.to_owned(), reason };
+    let damaged = |reason: String| StateError::Damaged {
+        path: folder.to_owned(),
+        reason,
+    };
     let path = folder.join(FACTS);
     let text = std::fs::read(&path).map_err(|source| StateError::Io { path, source })?;
     let facts: StateFacts = serde_json::from_slice(&text).map_err(|e| damaged(format!("{FACTS}: {e}")))?;
     if facts.format > FORMAT {
-        return Err(damaged(format!("format {} is newer than this version reads", facts.format)));
+        return Err(damaged(format!(
+            "format {} is newer than this version reads",
+            facts.format
+        )));
     }
     if facts.recipe != recipe {
-        return Err(StateError::OtherRecipe { path: folder.to_owned() });
+        return Err(StateError::OtherRecipe {
+            path: folder.to_owned(),
+        });
     }
     let path = folder.join(TENSORS);
-    let hash = content_hash(&path).map_err(|source| StateError::Io { path: path.clone(), source })?;
+    let hash = content_hash(&path).map_err(|source| StateError::Io {
+        path: path.clone(),
+        source,
+    })?;
     if hash != facts.tensors {
         return Err(damaged(format!("{TENSORS} is not the file that was written with it")));
     }
@@ -186,7 +203,10 @@ mod tests {
 
     fn state(value: f32) -> TrainState {
         let mut state = TrainState::default();
-        state.tensors.insert("w", Weight::from_values(vec![value, -0.0, f32::MIN_POSITIVE], vec![3], &Device::flex()));
+        state.tensors.insert(
+            "w",
+            Weight::from_values(vec![value, -0.0, f32::MIN_POSITIVE], vec![3], &Device::flex()),
+        );
         state.counts.insert("w".into(), 7);
         state
     }
@@ -201,7 +221,14 @@ mod tests {
         assert_eq!(all.iter().map(|(s, _)| *s).collect::<Vec<_>>(), [4, 5]);
         let (facts, loaded) = load(&all[1].1, "r", &Device::flex()).unwrap();
         assert_eq!((facts.step, facts.machine.as_str()), (5, "m"));
-        let bits: Vec<u32> = loaded.tensors.get("w").unwrap().values().iter().map(|v| v.to_bits()).collect();
+        let bits: Vec<u32> = loaded
+            .tensors
+            .get("w")
+            .unwrap()
+            .values()
+            .iter()
+            .map(|v| v.to_bits())
+            .collect();
         assert_eq!(bits, [5f32.to_bits(), (-0f32).to_bits(), f32::MIN_POSITIVE.to_bits()]);
         assert_eq!(loaded.counts["w"], 7);
     }
@@ -212,14 +239,23 @@ mod tests {
         save(base.path(), 1, &state(1.0), "r", "m", 9).unwrap();
         save(base.path(), 2, &state(2.0), "r", "m", 9).unwrap();
         let (one, two) = (base.path().join("step-00000001"), base.path().join("step-00000002"));
-        assert!(matches!(load(&one, "other", &Device::flex()), Err(StateError::OtherRecipe { .. })));
+        assert!(matches!(
+            load(&one, "other", &Device::flex()),
+            Err(StateError::OtherRecipe { .. })
+        ));
         std::fs::copy(two.join(TENSORS), one.join(TENSORS)).unwrap();
-        assert!(matches!(load(&one, "r", &Device::flex()), Err(StateError::Damaged { .. })), "swapped");
+        assert!(
+            matches!(load(&one, "r", &Device::flex()), Err(StateError::Damaged { .. })),
+            "swapped"
+        );
         let bytes = std::fs::read(two.join(TENSORS)).unwrap();
         std::fs::write(two.join(TENSORS), &bytes[..bytes.len() - 1]).unwrap();
         let error = load(&two, "r", &Device::flex()).unwrap_err();
         assert!(matches!(error, StateError::Damaged { .. }) && error.hint().unwrap().contains("step-00000002"));
         std::fs::write(two.join(FACTS), "{").unwrap();
-        assert!(matches!(load(&two, "r", &Device::flex()), Err(StateError::Damaged { .. })));
+        assert!(matches!(
+            load(&two, "r", &Device::flex()),
+            Err(StateError::Damaged { .. })
+        ));
     }
 }

@@ -162,7 +162,13 @@ pub fn train<L: Learner>(
         let took = session.clock.elapsed().saturating_sub(began);
         let done = step + 1;
         let last = done == steps;
-        logs.step(session, done, &report, took, last || done % session.cadence.log_every.max(1) == 0)?;
+        logs.step(
+            session,
+            done,
+            &report,
+            took,
+            last || done % session.cadence.log_every.max(1) == 0,
+        )?;
         observer.stepped(done, steps, &report, took);
         if last || due(done, session.cadence.probe_every) {
             let values = learner.probe().map_err(TrainError::Learner)?;
@@ -188,7 +194,14 @@ fn due(done: u64, every: u64) -> bool {
 
 fn save<L: Learner>(learner: &L, session: &Session, done: u64) -> Result<(), StateError> {
     let (checkpoints, state) = (session.run.checkpoints(), learner.state());
-    state::save(&checkpoints, done, &state, session.recipe, session.machine, session.cadence.keep)
+    state::save(
+        &checkpoints,
+        done,
+        &state,
+        session.recipe,
+        session.machine,
+        session.cadence.keep,
+    )
 }
 
 /// Takes over the newest checkpoint, if there is one; the number of steps that are done.
@@ -198,7 +211,9 @@ fn restore<L: Learner>(
     device: &Device,
     observer: &mut dyn Observer,
 ) -> Result<u64, TrainError<L::Error>> {
-    let Some((_, folder)) = state::list(&session.run.checkpoints()).pop() else { return Ok(0) };
+    let Some((_, folder)) = state::list(&session.run.checkpoints()).pop() else {
+        return Ok(0);
+    };
     let (facts, state) = state::load(&folder, session.recipe, device)?;
     if facts.machine != session.machine {
         observer.noted(&format!(
@@ -230,7 +245,11 @@ impl Logs {
             // Readers drop what an earlier start logged at this step and later: the step that is done already stays.
             events.resumed_at(first + 1, now)?;
         }
-        Ok(Self { metrics: open(&path.join("metrics.jsonl"))?, timing: open(&path.join("timing.jsonl"))?, events })
+        Ok(Self {
+            metrics: open(&path.join("metrics.jsonl"))?,
+            timing: open(&path.join("timing.jsonl"))?,
+            events,
+        })
     }
 
     fn step(

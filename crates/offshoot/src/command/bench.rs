@@ -10,11 +10,11 @@ use offshoot_methods::elastic::cost::{self, StepShape};
 use offshoot_methods::elastic::heads::Heads;
 use offshoot_methods::elastic::step::{Batch, Elastic, LossRecipe, Objective};
 use offshoot_methods::train::optimizer::{self, AdamW, Rate};
+use offshoot_zoo::Network;
 use offshoot_zoo::materialize::compile;
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
 use offshoot_zoo::vit::VitNetwork;
-use offshoot_zoo::{Network, spec};
 use serde_json::json;
 
 use super::family::short;
@@ -24,7 +24,10 @@ use crate::machine::{Machine, available_memory, peak_rss_mib};
 use crate::terminal::say;
 
 /// Learning rate, weight decay and momentum of the benchmark; they do not matter for time.
-const RATE: Rate = Rate { learning_rate: 1e-3, weight_decay: 0.05 };
+const RATE: Rate = Rate {
+    learning_rate: 1e-3,
+    weight_decay: 0.05,
+};
 const MOMENTUM: f64 = 0.99;
 const TEACHER_TEMPERATURE: f64 = 0.05;
 
@@ -94,7 +97,12 @@ impl Problem {
             norm_eps: 1e-6,
         });
         let (hidden, bottleneck, prototypes) = numbers.heads;
-        let heads = Heads { feature: network.feature(), hidden, bottleneck, prototypes };
+        let heads = Heads {
+            feature: network.feature(),
+            hidden,
+            bottleneck,
+            prototypes,
+        };
         let masks = masks(numbers.images, network.mask_grid().pow(2));
         let shape = StepShape {
             images: numbers.images,
@@ -103,15 +111,31 @@ impl Problem {
             views: numbers.views,
             masked: masks.iter().map(|&b| f64::from(b)).sum(),
         };
-        Self { name: numbers.name, network, heads, shape, elastic: numbers.elastic, masks }
+        Self {
+            name: numbers.name,
+            network,
+            heads,
+            shape,
+            elastic: numbers.elastic,
+            masks,
+        }
     }
 
     fn batch(&self, device: &Device) -> Batch {
         let mut rng = Rng::for_example(0, "bench", 0, 0);
         let mut crops = |n: usize, px: usize| {
-            ((0..n * 3 * px * px).map(|_| rng.normal() as f32).collect::<Vec<f32>>(), [3, px, px])
+            (
+                (0..n * 3 * px * px).map(|_| rng.normal() as f32).collect::<Vec<f32>>(),
+                [3, px, px],
+            )
         };
-        let StepShape { images, global_px, local_px, views, .. } = self.shape;
+        let StepShape {
+            images,
+            global_px,
+            local_px,
+            views,
+            ..
+        } = self.shape;
         let globals = crops(2 * images, global_px);
         let locals = crops(views * images, local_px);
         Batch::new(images, globals, locals, Some(&self.masks), device)
@@ -127,7 +151,9 @@ fn masks(images: usize, patches: usize) -> Vec<u8> {
         let count = ((patches as f64 * share) as usize).max(1);
         let mut order: Vec<usize> = (0..patches).collect();
         rng.shuffle(&mut order);
-        order[..count].iter().for_each(|&patch| masks[row * patches + patch] = 1);
+        order[..count]
+            .iter()
+            .for_each(|&patch| masks[row * patches + patch] = 1);
     }
     masks
 }
@@ -140,7 +166,9 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
     }
     let problem = Problem::new(args.case);
     let (width, depth) = problem.elastic;
-    let view = problem.network.child(&Shape::new([("width", width), ("depth", depth)]), "")?;
+    let view = problem
+        .network
+        .child(&Shape::new([("width", width), ("depth", depth)]), "")?;
     let child = offshoot_zoo::open(&view.child)?;
     let elastic = [(offshoot_zoo::open(&view.child)?, 1.0)];
     let cost = cost::step(&problem.network, &problem.heads, problem.shape, &elastic);
@@ -156,20 +184,28 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
     plan.extend(compile(&problem.heads.specs(), None, &view)?);
     let specs = [problem.network.specs(), problem.heads.specs()].concat();
     let decayed: std::collections::BTreeMap<&str, bool> = specs.iter().map(|s| (s.name.as_str(), s.decay)).collect();
-    let mut student = spec::initialise(&specs, 0, device);
-    let mut teacher = spec::initialise(&specs, 1, device);
+    let mut student = offshoot_zoo::initialise(&specs, 0, device);
+    let mut teacher = offshoot_zoo::initialise(&specs, 1, device);
     let mut adam = AdamW::new(0.9, 0.999, 1e-8);
     let loss = LossRecipe::default();
-    let objective = Objective { network: &problem.network, heads: &problem.heads, loss: &loss };
-    let elastic = Elastic { network: child.as_ref(), plan: &plan };
+    let objective = Objective {
+        network: &problem.network,
+        heads: &problem.heads,
+        loss: &loss,
+    };
+    let elastic = Elastic {
+        network: child.as_ref(),
+        plan: &plan,
+    };
     let batch = problem.batch(device);
     let mut seconds = Vec::with_capacity(args.steps);
     let mut value = f64::NAN;
     for step in 0..args.warmup + args.steps {
         let began = Instant::now();
         let tracked = student.tracked();
-        let terms =
-            objective.losses(&tracked, &teacher, &elastic, &batch, TEACHER_TEMPERATURE, &mut |_| Box::new(KeepAll));
+        let terms = objective.losses(&tracked, &teacher, &elastic, &batch, TEACHER_TEMPERATURE, &mut |_| {
+            Box::new(KeepAll)
+        });
         let total = terms.total.clone();
         let gradients = tracked.gradients(&mut total.backward());
         drop((tracked, terms));

@@ -38,7 +38,10 @@ pub fn run(args: &Data) -> Result<(), Failure> {
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
         write_png(&sheet, &args.sheet)?;
-        complain(&format!("wrote {}: original, two global crops (masked patches shaded), local crops", args.sheet.display()));
+        complain(&format!(
+            "wrote {}: original, two global crops (masked patches shaded), local crops",
+            args.sheet.display()
+        ));
     }
     Ok(())
 }
@@ -57,7 +60,11 @@ fn print(summary: &Summary) -> Result<(), Failure> {
     match summary.classes.len() {
         0 => lines.push("no labels used (--labels uses class folders, label files or columns)".into()),
         n if n <= LISTED => {
-            let each: Vec<String> = summary.classes.iter().map(|(name, count)| format!("{name} {count}")).collect();
+            let each: Vec<String> = summary
+                .classes
+                .iter()
+                .map(|(name, count)| format!("{name} {count}"))
+                .collect();
             lines.push(format!("{n} classes: {}", each.join(", ")));
         }
         n => {
@@ -66,14 +73,23 @@ fn print(summary: &Summary) -> Result<(), Failure> {
             lines.push(format!("{n} classes of {min} to {max} images"));
         }
     }
-    for (count, what) in [(summary.duplicates, "duplicates"), (summary.skipped, "other files skipped")] {
+    for (count, what) in [
+        (summary.duplicates, "duplicates"),
+        (summary.skipped, "other files skipped"),
+    ] {
         if count > 0 {
             lines.push(format!("{count} {what}"));
         }
     }
     if !summary.damaged.is_empty() {
         lines.push(format!("{} damaged:", summary.damaged.len()));
-        lines.extend(summary.damaged.iter().take(NAMED).map(|(name, reason)| format!("  {name}: {reason}")));
+        lines.extend(
+            summary
+                .damaged
+                .iter()
+                .take(NAMED)
+                .map(|(name, reason)| format!("  {name}: {reason}")),
+        );
     }
     lines.push(format!("fingerprint {}", summary.fingerprint));
     say(&lines.join("\n"))?;
@@ -84,13 +100,23 @@ fn print(summary: &Summary) -> Result<(), Failure> {
 fn config(args: &Data, summary: &Summary) -> Result<LoaderConfig, Failure> {
     if let Some(path) = &args.recipe {
         let mut recipe: ElasticRecipe = read_recipe(path, &[])?;
-        let shares = SplitShares { val: recipe.data.val, test: recipe.data.test };
+        let shares = SplitShares {
+            val: recipe.data.val,
+            test: recipe.data.test,
+        };
         let dataset = Dataset::open(&args.path, Labels::Ignore, recipe.seed, shares)?;
         recipe.resolve(Some(&facts(&dataset)?), 1)?;
-        debug_assert!(recipe::unresolved(&recipe).len() <= 1, "only the fingerprint is left open");
+        debug_assert!(
+            recipe::unresolved(&recipe).len() <= 1,
+            "only the fingerprint is left open"
+        );
         return Ok(loader_config(&recipe));
     }
-    let side = summary.sizes.as_ref().map_or(224, |s| s.median.0.min(s.median.1)).clamp(16, 224);
+    let side = summary
+        .sizes
+        .as_ref()
+        .map_or(224, |s| s.median.0.min(s.median.1))
+        .clamp(16, 224);
     let patch = (side / 14).max(2);
     let global = side / patch * patch;
     let local = (global * 3 / 7 / patch).max(1) * patch;
@@ -98,14 +124,23 @@ fn config(args: &Data, summary: &Summary) -> Result<LoaderConfig, Failure> {
     let channels = if summary.colour == 0 { 1 } else { 3 };
     Ok(LoaderConfig {
         crops: MultiCrop {
-            globals: CropSpec { px: global, ..default.globals },
-            locals: CropSpec { px: local, ..default.locals },
+            globals: CropSpec {
+                px: global,
+                ..default.globals
+            },
+            locals: CropSpec {
+                px: local,
+                ..default.locals
+            },
             channels,
             mean: vec![0.5],
             std: vec![0.25],
             ..default
         },
-        masks: Some(BlockMasks { grid: ((global / patch) as usize, (global / patch) as usize), ..BlockMasks::default() }),
+        masks: Some(BlockMasks {
+            grid: ((global / patch) as usize, (global / patch) as usize),
+            ..BlockMasks::default()
+        }),
         seed: args.seed,
         ..LoaderConfig::default()
     })

@@ -34,10 +34,18 @@ pub fn run(args: &Demo) -> Result<Exit, Failure> {
     }
     let place = |name: &str| out.join(name).display().to_string();
     let (recipe, data, run, child) = (place("demo.toml"), place("data"), place("run"), place("child"));
-    let compute = ["--device".into(), args.compute.device.clone(), "--threads".into(), args.compute.threads.to_string()];
+    let compute = [
+        "--device".into(),
+        args.compute.device.clone(),
+        "--threads".into(),
+        args.compute.threads.to_string(),
+    ];
     let data_override = format!("data.path={data}");
-    let (labels, score) =
-        if args.without_labels { ("data.labels=false", "agreement") } else { ("data.labels=true", "knn") };
+    let (labels, score) = if args.without_labels {
+        ("data.labels=false", "agreement")
+    } else {
+        ("data.labels=true", "knn")
+    };
 
     let mut pretrain = words(&["pretrain", &recipe, &data_override, labels, "--out", &run]);
     if args.overwrite {
@@ -60,7 +68,16 @@ pub fn run(args: &Demo) -> Result<Exit, Failure> {
         }
     }
     let picked = picked(Path::new(&run), score)?;
-    perform(&words(&["export", &run, "--child", &picked, "-o", &child, "--check", "--overwrite"]))?;
+    perform(&words(&[
+        "export",
+        &run,
+        "--child",
+        &picked,
+        "-o",
+        &child,
+        "--check",
+        "--overwrite",
+    ]))?;
     let why = format!("the best child within {BUDGET} parameters");
     say(&format!("$ offshoot report {run}"))?;
     let page = super::report::write(Path::new(&run), None, Some((picked.clone(), why)))?;
@@ -70,7 +87,10 @@ pub fn run(args: &Demo) -> Result<Exit, Failure> {
         out.display(),
         page.display(),
     ))?;
-    say(&format!("\nNext:\n  offshoot family {run} --sort -{score}\n  offshoot pick {run} --ms 5\n  offshoot pretrain {recipe} data.path=YOUR/IMAGES --out my-run", score = score_column(score)))?;
+    say(&format!(
+        "\nNext:\n  offshoot family {run} --sort -{score}\n  offshoot pick {run} --ms 5\n  offshoot pretrain {recipe} data.path=YOUR/IMAGES --out my-run",
+        score = score_column(score)
+    ))?;
     Ok(Exit::Done)
 }
 
@@ -95,8 +115,13 @@ fn perform(words: &[String]) -> Result<Exit, Failure> {
 fn picked(run: &Path, score: &str) -> Result<String, Failure> {
     let catalog = offshoot_family::Catalog::open(run)?;
     let metric = score_column(score);
-    let scored = catalog.children.iter().find(|c| c.score(&metric, offshoot_family::Split::Test).is_some());
-    Ok(scored.map(|c| c.id.clone()).context("pick scores its child on the test split")?)
+    let scored = catalog
+        .children
+        .iter()
+        .find(|c| c.score(&metric, offshoot_family::Split::Test).is_some());
+    Ok(scored
+        .map(|c| c.id.clone())
+        .context("pick scores its child on the test split")?)
 }
 
 fn refuse_used(out: &Path, overwrite: bool) -> Result<(), Failure> {

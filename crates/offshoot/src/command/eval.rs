@@ -63,8 +63,12 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
         Eval::Knn(which) => (which, Measure::Knn),
         Eval::Agreement(which) => (which, Measure::Agreement),
         Eval::Linear(args) => {
-            let settings =
-                ProbeSettings { epochs: args.epochs, batch: args.batch, seed: args.seed, ..ProbeSettings::default() };
+            let settings = ProbeSettings {
+                epochs: args.epochs,
+                batch: args.batch,
+                seed: args.seed,
+                ..ProbeSettings::default()
+            };
             (&args.which, Measure::Linear(settings))
         }
         Eval::Latency(args) => (&args.which, Measure::Latency(args.repeats)),
@@ -92,7 +96,10 @@ fn ids(catalog: &Catalog, named: &[String]) -> Result<Vec<String>, Failure> {
 
 fn print(which: &Which, measured: &[(String, Vec<Scorecard>)]) -> Result<(), Failure> {
     if which.json {
-        let all: Vec<_> = measured.iter().map(|(id, cards)| json!({ "child": id, "scorecards": cards })).collect();
+        let all: Vec<_> = measured
+            .iter()
+            .map(|(id, cards)| json!({ "child": id, "scorecards": cards }))
+            .collect();
         say(&serde_json::to_string_pretty(&all)?)?;
         return Ok(());
     }
@@ -101,7 +108,9 @@ fn print(which: &Which, measured: &[(String, Vec<Scorecard>)]) -> Result<(), Fai
         say(&format!("{id:>12}  {}", values.join("  ")))?;
     }
     if let Some(card) = measured.first().and_then(|(_, cards)| cards.first()) {
-        let split = card.split.map_or(String::new(), |s| format!("{} images of the {s} split, ", card.examples));
+        let split = card.split.map_or(String::new(), |s| {
+            format!("{} images of the {s} split, ", card.examples)
+        });
         complain(&format!("{split}seed {}, {}", card.seed, card.machine));
     }
     complain(&format!("written to {}", which.run.join("catalog.json").display()));
@@ -129,14 +138,24 @@ pub fn measure_children(
         let (network, weights) = family.child(run, child)?;
         let mut cards = yardstick.measure(network.as_ref(), &weights)?;
         if !yardstick.damaged.is_empty() {
-            cards.iter_mut().for_each(|c| drop(c.details.insert("left_out".into(), json!(yardstick.damaged.len()))));
+            cards
+                .iter_mut()
+                .for_each(|c| drop(c.details.insert("left_out".into(), json!(yardstick.damaged.len()))));
         }
-        progress.at(done as u64 + 1, &format!("{id} {} {:.4}", cards[0].metric, cards[0].value));
+        progress.at(
+            done as u64 + 1,
+            &format!("{id} {} {:.4}", cards[0].metric, cards[0].value),
+        );
         measured.push((id.clone(), cards));
     }
     progress.finish();
     for (id, cards) in &measured {
-        let child: &mut Child = family.catalog.children.iter_mut().find(|c| c.id == *id).expect("it was just found");
+        let child: &mut Child = family
+            .catalog
+            .children
+            .iter_mut()
+            .find(|c| c.id == *id)
+            .expect("it was just found");
         cards.iter().for_each(|card| child.record(card.clone()));
     }
     family.catalog.save(run)?;
@@ -217,7 +236,14 @@ impl<'a> Yardstick<'a> {
     fn features(&self, network: &dyn Network, weights: &Weights, images: &Prepared) -> Result<ChildFeatures, Failure> {
         let batches = images.batches.iter().cloned().map(Ok::<_, offshoot_eval::EvalError>);
         let device = &self.machine.device;
-        Ok(offshoot_eval::extract(network, weights, device, batches, network.image(), &mut |_| {})?)
+        Ok(offshoot_eval::extract(
+            network,
+            weights,
+            device,
+            batches,
+            network.image(),
+            &mut |_| {},
+        )?)
     }
 
     fn measure(&self, network: &dyn Network, weights: &Weights) -> Result<Vec<Scorecard>, Failure> {
@@ -237,8 +263,14 @@ impl<'a> Yardstick<'a> {
         if let Measure::Linear(settings) = self.measure {
             return self.linear(network, weights, &train, &queries, settings);
         }
-        let train = Labelled { features: &train.cls, labels: &self.train.labels };
-        let queries = Labelled { features: &queries.cls, labels: &self.queries.labels };
+        let train = Labelled {
+            features: &train.cls,
+            labels: &self.train.labels,
+        };
+        let queries = Labelled {
+            features: &queries.cls,
+            labels: &self.queries.labels,
+        };
         let knn = offshoot_eval::knn(train, queries, self.classes, &KS, TEMPERATURE, device)?;
         Ok(self.provenance.knn(&knn))
     }
@@ -253,19 +285,36 @@ impl<'a> Yardstick<'a> {
         settings: &ProbeSettings,
     ) -> Result<Vec<Scorecard>, Failure> {
         let device = &self.machine.device;
-        let train = Labelled { features: train, labels: &self.train.labels };
+        let train = Labelled {
+            features: train,
+            labels: &self.train.labels,
+        };
         let probe = |images: &ChildFeatures, labels: &[u32], settings: &ProbeSettings| {
-            let images = Labelled { features: images, labels };
+            let images = Labelled {
+                features: images,
+                labels,
+            };
             offshoot_eval::linear_probe(train, images, self.classes, settings, device, &mut |_, _| {})
         };
         let Some(choose) = &self.choose else {
-            return Ok(vec![self.provenance.linear(&probe(queries, &self.queries.labels, settings)?)]);
+            return Ok(vec![self.provenance.linear(&probe(
+                queries,
+                &self.queries.labels,
+                settings,
+            )?)]);
         };
         let chosen = probe(&self.features(network, weights, choose)?, &choose.labels, settings)?;
         let best = chosen.best_setting;
-        let settings = ProbeSettings { learning_rates: vec![best.learning_rate], ..settings.clone() };
+        let settings = ProbeSettings {
+            learning_rates: vec![best.learning_rate],
+            ..settings.clone()
+        };
         let scored = probe(queries, &self.queries.labels, &settings)?;
-        let cell = scored.grid.iter().find(|cell| cell.input == best.input).expect("both inputs are in every grid");
+        let cell = scored
+            .grid
+            .iter()
+            .find(|cell| cell.input == best.input)
+            .expect("both inputs are in every grid");
         let mut card = self.provenance.linear(&chosen);
         (card.value, card.examples) = (cell.accuracy, scored.val);
         card.details.insert("chosen_on".into(), json!("val"));

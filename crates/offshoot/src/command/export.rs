@@ -27,7 +27,13 @@ pub fn run(args: &Export) -> Result<(), Failure> {
     let catalog = Catalog::open(&args.run)?;
     let children = children(args, &catalog)?;
     let several = args.what.all || args.what.pareto;
-    let target = |child: &Child| if several { args.out.join(&child.id) } else { args.out.clone() };
+    let target = |child: &Child| {
+        if several {
+            args.out.join(&child.id)
+        } else {
+            args.out.clone()
+        }
+    };
     for child in &children {
         let folder = target(child);
         refuse_parent(&folder, &args.run.join(&catalog.parent.path))?;
@@ -47,8 +53,14 @@ pub fn run(args: &Export) -> Result<(), Failure> {
     progress.finish();
     for child in children.iter().take(if several { 0 } else { 1 }) {
         let folder = target(child);
-        let bytes = std::fs::metadata(folder.join("model.safetensors")).context("the exported weights")?.len();
-        say(&format!("wrote {} to {} ({bytes} bytes of weights)", child.id, folder.display()))?;
+        let bytes = std::fs::metadata(folder.join("model.safetensors"))
+            .context("the exported weights")?
+            .len();
+        say(&format!(
+            "wrote {} to {} ({bytes} bytes of weights)",
+            child.id,
+            folder.display()
+        ))?;
     }
     if several {
         say(&format!("wrote {} children to {}", children.len(), args.out.display()))?;
@@ -56,7 +68,9 @@ pub fn run(args: &Export) -> Result<(), Failure> {
     if args.check {
         let machine = Machine::new(&args.compute.device, args.compute.threads)?;
         let worst = check(&args.run, &children, target, &machine.device)?;
-        say(&format!("read back: features differ by at most {worst:.1e} on held-out images"))?;
+        say(&format!(
+            "read back: features differ by at most {worst:.1e} on held-out images"
+        ))?;
     }
     Ok(())
 }
@@ -77,7 +91,9 @@ fn children<'a>(args: &Export, catalog: &'a Catalog) -> Result<Vec<&'a Child>, F
         return Ok(front);
     }
     if let (Some(size), Some(space)) = (&what.size, &catalog.space) {
-        let shape = space.parse(size).map_err(|e| Failure::input(e, "`offshoot family RUN` lists all children"))?;
+        let shape = space
+            .parse(size)
+            .map_err(|e| Failure::input(e, "`offshoot family RUN` lists all children"))?;
         return Ok(vec![catalog.child(&shape.id())?]);
     }
     let wanted = what.size.as_ref().or(what.name.as_ref()).or(what.child.as_ref());
@@ -99,7 +115,10 @@ fn refuse_used(folder: &Path, overwrite: bool) -> Result<(), Failure> {
 fn refuse_parent(folder: &Path, parent: &Path) -> Result<(), Failure> {
     let same = std::fs::canonicalize(folder).is_ok_and(|f| std::fs::canonicalize(parent).is_ok_and(|p| f == p));
     if same {
-        return Err(Failure::input(format!("{} is the family's parent", folder.display()), "choose another folder"));
+        return Err(Failure::input(
+            format!("{} is the family's parent", folder.display()),
+            "choose another folder",
+        ));
     }
     Ok(())
 }
@@ -107,17 +126,13 @@ fn refuse_parent(folder: &Path, parent: &Path) -> Result<(), Failure> {
 fn write_card(folder: &Path, catalog: &Catalog, child: &Child) -> Result<(), Failure> {
     let card = offshoot_report::model_card(catalog, child);
     let path = folder.join("README.md");
-    write_atomic(&path, |w: &mut dyn Write| w.write_all(card.as_bytes())).with_context(|| path.display().to_string())?;
+    write_atomic(&path, |w: &mut dyn Write| w.write_all(card.as_bytes()))
+        .with_context(|| path.display().to_string())?;
     Ok(())
 }
 
 /// Reads every folder back and compares its features with the family's child; the largest difference.
-fn check(
-    run: &Path,
-    children: &[&Child],
-    target: impl Fn(&Child) -> PathBuf,
-    device: &Device,
-) -> Result<f32, Failure> {
+fn check(run: &Path, children: &[&Child], target: impl Fn(&Child) -> PathBuf, device: &Device) -> Result<f32, Failure> {
     let family = Family::open(run, device)?;
     let dataset = images::open(&family.catalog.data)?;
     let held_out = images::at_most(&dataset.splits.val, CHECKED);
@@ -134,7 +149,10 @@ fn check(
             let difference = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             if difference.is_nan() || difference > TOLERANCE {
                 return Err(Failure::input(
-                    format!("{}: features differ by {difference:e} from the family's", folder.display()),
+                    format!(
+                        "{}: features differ by {difference:e} from the family's",
+                        folder.display()
+                    ),
                     "the folder was changed, or the disk is failing: export it again",
                 ));
             }

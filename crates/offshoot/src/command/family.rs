@@ -36,10 +36,18 @@ pub fn run(args: &Family) -> Result<(), Failure> {
     }
     say(&table(&columns, &rows))?;
     say(&format!("{} of {} children", rows.len(), catalog.children.len()))?;
-    let unscored = catalog.children.iter().filter(|c| c.score(&catalog.score, Split::Val).is_none()).count();
+    let unscored = catalog
+        .children
+        .iter()
+        .filter(|c| c.score(&catalog.score, Split::Val).is_none())
+        .count();
     if unscored > 0 {
         let verb = catalog.score.split('@').next().unwrap_or_default();
-        say(&format!("{unscored} have no {} yet: offshoot eval {verb} {}", catalog.score, args.run.display()))?;
+        say(&format!(
+            "{unscored} have no {} yet: offshoot eval {verb} {}",
+            catalog.score,
+            args.run.display()
+        ))?;
     }
     Ok(())
 }
@@ -68,7 +76,10 @@ fn row(catalog: &Catalog, child: &Child) -> Map<String, Value> {
     row.insert("macs".into(), json!(child.macs));
     row.insert("bytes".into(), json!(child.bytes));
     for split in [Split::Val, Split::Test] {
-        row.insert(format!("{}/{split}", catalog.score), json!(child.score(&catalog.score, split)));
+        row.insert(
+            format!("{}/{split}", catalog.score),
+            json!(child.score(&catalog.score, split)),
+        );
     }
     row.insert("latency_ms".into(), json!(child.latency_ms()));
     row
@@ -76,9 +87,14 @@ fn row(catalog: &Catalog, child: &Child) -> Map<String, Value> {
 
 /// `wanted` if it is a column, by its name or the name before the slash.
 fn known<'a>(wanted: &str, columns: &'a [String]) -> Result<&'a str, Failure> {
-    let found = columns.iter().find(|c| *c == wanted || c.split('/').next() == Some(wanted));
+    let found = columns
+        .iter()
+        .find(|c| *c == wanted || c.split('/').next() == Some(wanted));
     found.map(String::as_str).ok_or_else(|| {
-        Failure::input(format!("there is no column `{wanted}`"), format!("the columns are {}", columns.join(", ")))
+        Failure::input(
+            format!("there is no column `{wanted}`"),
+            format!("the columns are {}", columns.join(", ")),
+        )
     })
 }
 
@@ -103,14 +119,24 @@ impl Condition {
             let hint = "write it as COLUMN OP VALUE with one of <= >= != = < >, such as `width>=512`";
             Failure::input(format!("`{text}` is no condition"), hint)
         };
-        let operator = ["<=", ">=", "!=", "=", "<", ">"].into_iter().find(|op| text.contains(op)).ok_or_else(wrong)?;
+        let operator = ["<=", ">=", "!=", "=", "<", ">"]
+            .into_iter()
+            .find(|op| text.contains(op))
+            .ok_or_else(wrong)?;
         let (column, value) = text.split_once(operator).ok_or_else(wrong)?;
         let column = known(column.trim(), columns)?.to_owned();
         if !["id", "name"].contains(&column.as_str()) && quantity(value.trim()).is_none() {
             let hint = format!("`{column}` is compared with numbers, such as 0.7 or 5M");
-            return Err(Failure::input(format!("`{}` in `{text}` is no number", value.trim()), hint));
+            return Err(Failure::input(
+                format!("`{}` in `{text}` is no number", value.trim()),
+                hint,
+            ));
         }
-        Ok(Self { column, operator, value: value.trim().to_owned() })
+        Ok(Self {
+            column,
+            operator,
+            value: value.trim().to_owned(),
+        })
     }
 
     fn holds(&self, row: &Map<String, Value>) -> bool {
@@ -135,7 +161,9 @@ impl Condition {
 
 /// A number as people write it: 0.7, or 5M.
 fn quantity(text: &str) -> Option<f64> {
-    text.parse().ok().or_else(|| offshoot_family::budget::parse_count(text).ok().map(|n| n as f64))
+    text.parse()
+        .ok()
+        .or_else(|| offshoot_family::quantity::parse_count(text).ok().map(|n| n as f64))
 }
 
 /// A table for people: short numbers, right-aligned.
@@ -144,7 +172,11 @@ pub fn table(columns: &[String], rows: &[Map<String, Value>]) -> String {
     table.load_style(TableStyle::new());
     table.set_header(columns);
     for row in rows {
-        table.add_row(columns.iter().map(|column| cell(column, row.get(column).unwrap_or(&Value::Null))));
+        table.add_row(
+            columns
+                .iter()
+                .map(|column| cell(column, row.get(column).unwrap_or(&Value::Null))),
+        );
     }
     for (i, column) in table.column_iter_mut().enumerate() {
         if i >= 2 {

@@ -25,11 +25,17 @@ const NAMED: usize = 10;
 /// If it is gone, or is not what the family was made with.
 pub fn open(data: &DataRef) -> Result<Dataset, Failure> {
     let labels = if data.labels { Labels::Use } else { Labels::Ignore };
-    let shares = SplitShares { val: data.val, test: data.test };
+    let shares = SplitShares {
+        val: data.val,
+        test: data.test,
+    };
     let dataset = Dataset::open(Path::new(&data.path), labels, data.split_seed, shares)?;
     if dataset.fingerprint != data.fingerprint {
         return Err(Failure::input(
-            format!("{} is not the data that the family was made with: its content has changed", data.path),
+            format!(
+                "{} is not the data that the family was made with: its content has changed",
+                data.path
+            ),
             "put the files back as they were, or train again on the new data",
         ));
     }
@@ -77,7 +83,9 @@ pub fn prepare(
 ) -> Result<Prepared, Failure> {
     let (source, evaluation) = (dataset.source.as_ref(), evaluation(preprocessing));
     let batches = |indices: &[usize]| -> Result<Vec<_>, _> {
-        evaluation_batches(source, indices, &evaluation, BATCH).map(|b| b.map(|(values, n)| (values, n.len()))).collect()
+        evaluation_batches(source, indices, &evaluation, BATCH)
+            .map(|b| b.map(|(values, n)| (values, n.len())))
+            .collect()
     };
     let mut prepared = Prepared::default();
     let mut sound = Vec::with_capacity(indices.len());
@@ -92,7 +100,11 @@ pub fn prepare(
                     false
                 }
             });
-            if damaged.len() == before { Err(error) } else { batches(&chunk) }
+            if damaged.len() == before {
+                Err(error)
+            } else {
+                batches(&chunk)
+            }
         })?;
         prepared.batches.extend(views);
         sound.extend(chunk);
@@ -111,7 +123,11 @@ pub fn tell_damaged(damaged: &[(String, String)], done: &str) {
     complain(&format!("{} damaged images were {done}:", damaged.len()));
     for (name, reason) in damaged.iter().take(NAMED) {
         let named = reason.contains(name);
-        complain(&if named { format!("  {reason}") } else { format!("  {name}: {reason}") });
+        complain(&if named {
+            format!("  {reason}")
+        } else {
+            format!("  {name}: {reason}")
+        });
     }
 }
 
@@ -132,7 +148,11 @@ impl Family {
         let catalog = Catalog::open(run)?;
         let parent = checked_parent(run, &catalog)?;
         let weights = parent.weights(device)?;
-        Ok(Self { catalog, parent, weights })
+        Ok(Self {
+            catalog,
+            parent,
+            weights,
+        })
     }
 
     /// The network and weights of a child.
@@ -159,7 +179,12 @@ pub fn checked_parent(run: &Path, catalog: &Catalog) -> Result<Checkpoint, Failu
     let hash = parent.hash()?;
     if hash != catalog.parent.hash {
         let path = run.join(&catalog.parent.path);
-        return Err(offshoot_zoo::CheckpointError::OtherParent { path, wanted: catalog.parent.hash.clone(), found: hash }.into());
+        return Err(offshoot_zoo::CheckpointError::OtherParent {
+            path,
+            wanted: catalog.parent.hash.clone(),
+            found: hash,
+        }
+        .into());
     }
     Ok(parent)
 }
@@ -173,13 +198,19 @@ const MAX_VIEW: u64 = 64 << 20;
 /// If it is missing, damaged, or made for another parent.
 pub fn view(run: &Path, catalog: &Catalog, child: &Child) -> Result<View, Failure> {
     let ChildSource::View(file) = &child.source else {
-        return Err(Failure::input(format!("child `{}` is no view of the parent", child.id), "this version reads views"));
+        return Err(Failure::input(
+            format!("child `{}` is no view of the parent", child.id),
+            "this version reads views",
+        ));
     };
     let path = run.join(file);
     let name = || path.display().to_string();
     let bytes = std::fs::metadata(&path).with_context(name)?.len();
     if bytes > MAX_VIEW {
-        return Err(Failure::input(format!("{}: {bytes} bytes are no view", name()), "restore the run's views folder"));
+        return Err(Failure::input(
+            format!("{}: {bytes} bytes are no view", name()),
+            "restore the run's views folder",
+        ));
     }
     let view: View = serde_json::from_slice(&std::fs::read(&path).with_context(name)?).with_context(name)?;
     if view.parent != catalog.parent.hash {

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use offshoot_family::budget::{self, parse_bytes, parse_count, parse_milliseconds};
+use offshoot_family::budget;
+use offshoot_family::quantity::{parse_bytes, parse_count, parse_milliseconds};
 use offshoot_family::{Budget, Catalog, Child, Split};
 use serde_json::json;
 
@@ -22,7 +23,10 @@ pub fn run(args: &Pick) -> Result<(), Failure> {
         milliseconds: args.ms.as_deref().map(parse_milliseconds).transpose()?,
     };
     if budget.is_empty() {
-        return Err(Failure::input("no budget was given", "give at least one of --params, --bytes, --macs and --ms"));
+        return Err(Failure::input(
+            "no budget was given",
+            "give at least one of --params, --bytes, --macs and --ms",
+        ));
     }
     let machine = Machine::new(&args.compute.device, args.compute.threads)?;
     let mut catalog = Catalog::open(&args.run)?;
@@ -34,7 +38,14 @@ pub fn run(args: &Pick) -> Result<(), Failure> {
     let chosen = choose(&catalog, &budget, &metric, &args.run)?;
     // The number that is printed: measured on images that no choice was made on.
     let measure = Measure::of_metric(&metric).ok_or_else(|| unknown(&metric))?;
-    measure_children(&args.run, std::slice::from_ref(&chosen), &measure, Split::Test, 0, &machine)?;
+    measure_children(
+        &args.run,
+        std::slice::from_ref(&chosen),
+        &measure,
+        Split::Test,
+        0,
+        &machine,
+    )?;
     let catalog = Catalog::open(&args.run)?;
     let pick = budget::pick(&catalog, &budget, &metric, Split::Val);
     print(args, &catalog, catalog.child(&chosen)?, &metric, &pick)
@@ -55,24 +66,43 @@ fn choose(catalog: &Catalog, budget: &Budget, metric: &str, run: &Path) -> Resul
     }
     let fits = catalog.children.iter().any(|child| budget.broken_by(child).is_none());
     if fits {
-        let command = format!("offshoot eval {} {}", metric.split('@').next().unwrap_or_default(), run.display());
-        return Err(Failure::input(format!("no child within the budget has a {metric} on val"), format!("measure first: {command}")));
+        let command = format!(
+            "offshoot eval {} {}",
+            metric.split('@').next().unwrap_or_default(),
+            run.display()
+        );
+        return Err(Failure::input(
+            format!("no child within the budget has a {metric} on val"),
+            format!("measure first: {command}"),
+        ));
     }
     let smallest = catalog.children.iter().min_by_key(|c| c.parameters);
     let hint = smallest.map_or(String::new(), |c| {
         let (parameters, bytes, macs) = (c.parameters as f64, c.bytes as f64, c.macs as f64);
         let (p, b, m) = (short(parameters, ""), short(bytes, "B"), short(macs, ""));
-        let time = c.latency_ms().map_or(String::new(), |ms| format!(" and takes {ms:.3} ms"));
-        format!("the smallest child, {}, has {p} parameters, {b} and {m} multiply-adds{time}", c.id)
+        let time = c
+            .latency_ms()
+            .map_or(String::new(), |ms| format!(" and takes {ms:.3} ms"));
+        format!(
+            "the smallest child, {}, has {p} parameters, {b} and {m} multiply-adds{time}",
+            c.id
+        )
     });
     Err(Failure::input("no child fits the budget", hint))
 }
 
 /// Times the children that the rest of the budget leaves and that have no time from this machine yet.
 fn measure_latencies(run: &Path, catalog: &Catalog, budget: &Budget, machine: &Machine) -> Result<(), Failure> {
-    let rest = Budget { milliseconds: None, ..budget.clone() };
+    let rest = Budget {
+        milliseconds: None,
+        ..budget.clone()
+    };
     let here = machine.description();
-    let timed = |c: &Child| c.scorecards.iter().any(|s| s.metric == "latency_ms" && s.machine == here);
+    let timed = |c: &Child| {
+        c.scorecards
+            .iter()
+            .any(|s| s.metric == "latency_ms" && s.machine == here)
+    };
     let ids: Vec<String> = catalog
         .children
         .iter()
@@ -88,8 +118,11 @@ fn measure_latencies(run: &Path, catalog: &Catalog, budget: &Budget, machine: &M
 fn print(args: &Pick, catalog: &Catalog, child: &Child, metric: &str, pick: &budget::Pick) -> Result<(), Failure> {
     let score = |split| child.scorecard(metric, split);
     if args.json {
-        let losers: Vec<_> =
-            pick.losers.iter().map(|(c, why)| json!({ "child": c.id, "reason": why.to_string() })).collect();
+        let losers: Vec<_> = pick
+            .losers
+            .iter()
+            .map(|(c, why)| json!({ "child": c.id, "reason": why.to_string() }))
+            .collect();
         let chosen = json!({
             "child": child.id, "name": child.name, "parameters": child.parameters, "bytes": child.bytes,
             "macs": child.macs, "latency_ms": child.latency_ms(), "metric": metric,
@@ -102,13 +135,22 @@ fn print(args: &Pick, catalog: &Catalog, child: &Child, metric: &str, pick: &bud
     let (parameters, bytes, macs) = (child.parameters as f64, child.bytes as f64, child.macs as f64);
     let latency = child.latency_ms().map_or(String::new(), |ms| format!(", {ms:.2} ms"));
     let (p, m, b) = (short(parameters, ""), short(macs, ""), short(bytes, "B"));
-    say(&format!("{}{name}: {p} parameters, {m} multiply-adds, {b}{latency}", child.id))?;
+    say(&format!(
+        "{}{name}: {p} parameters, {m} multiply-adds, {b}{latency}",
+        child.id
+    ))?;
     if let Some(card) = score(Split::Test) {
-        say(&format!("{metric} {:.4} on {} test images, measured after the choice", card.value, card.examples))?;
+        say(&format!(
+            "{metric} {:.4} on {} test images, measured after the choice",
+            card.value, card.examples
+        ))?;
     }
     if let Some(card) = score(Split::Val) {
         let within = pick.runners_up().count() + 1;
-        say(&format!("chosen by {:.4} on {} val images, the best of {within} within the budget", card.value, card.examples))?;
+        say(&format!(
+            "chosen by {:.4} on {} val images, the best of {within} within the budget",
+            card.value, card.examples
+        ))?;
     }
     if args.show > 0 && !pick.losers.is_empty() {
         say("why not the others:")?;
@@ -120,6 +162,11 @@ fn print(args: &Pick, catalog: &Catalog, child: &Child, metric: &str, pick: &bud
             say(&format!("  and {more} more (--show {})", catalog.children.len()))?;
         }
     }
-    say(&format!("next: offshoot export {} --child {} -o {}", args.run.display(), child.id, child.id))?;
+    say(&format!(
+        "next: offshoot export {} --child {} -o {}",
+        args.run.display(),
+        child.id,
+        child.id
+    ))?;
     Ok(())
 }

@@ -49,7 +49,10 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
         return go(args, Ready::new(args, recipe)?, &run);
     }
     let Some((path, overrides)) = args.recipe.split_first() else {
-        return Err(Failure::input("no recipe was given", "such as: offshoot pretrain recipes/poa-vit-l16.toml --dry-run"));
+        return Err(Failure::input(
+            "no recipe was given",
+            "such as: offshoot pretrain recipes/poa-vit-l16.toml --dry-run",
+        ));
     };
     let recipe: ElasticRecipe = read_recipe(Path::new(path), overrides)?;
     if args.dry_run {
@@ -57,7 +60,10 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let Some(out) = &args.out else {
-        return Err(Failure::input("no run folder was given", "add `--out DIR`, or `--dry-run` to only look"));
+        return Err(Failure::input(
+            "no run folder was given",
+            "add `--out DIR`, or `--dry-run` to only look",
+        ));
     };
     if args.overwrite {
         // What is there is only taken away for a run that can start.
@@ -71,7 +77,12 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
 
 /// Removes what a process left half-written that was killed while it wrote the family.
 fn sweep(run: &Path) -> Result<(), Failure> {
-    for entry in ["parent", "views"].iter().filter_map(|place| std::fs::read_dir(run.join(place)).ok()).flatten().flatten() {
+    for entry in ["parent", "views"]
+        .iter()
+        .filter_map(|place| std::fs::read_dir(run.join(place)).ok())
+        .flatten()
+        .flatten()
+    {
         if entry.file_name().to_string_lossy().starts_with(".writing-") {
             std::fs::remove_file(entry.path()).with_context(|| entry.path().display().to_string())?;
         }
@@ -88,21 +99,43 @@ pub fn read_recipe<R: Serialize + DeserializeOwned + Default>(path: &Path, overr
 /// Opens the data of a recipe.
 fn open_data(recipe: &ElasticRecipe) -> Result<Dataset, Failure> {
     if recipe.data.path.is_empty() {
-        return Err(Failure::input("the recipe names no data", "add `data.path=DIR` to the command or to the recipe"));
-    }
-    let labels = if recipe.data.labels { Labels::Use } else { Labels::Ignore };
-    let shares = SplitShares { val: recipe.data.val, test: recipe.data.test };
-    let dataset = Dataset::open(Path::new(&recipe.data.path), labels, recipe.seed, shares)?;
-    if recipe.data.fingerprint.value().is_some_and(|known| *known != dataset.fingerprint) {
         return Err(Failure::input(
-            format!("{} is not the data that the recipe was resolved with: its content has changed", recipe.data.path),
+            "the recipe names no data",
+            "add `data.path=DIR` to the command or to the recipe",
+        ));
+    }
+    let labels = if recipe.data.labels {
+        Labels::Use
+    } else {
+        Labels::Ignore
+    };
+    let shares = SplitShares {
+        val: recipe.data.val,
+        test: recipe.data.test,
+    };
+    let dataset = Dataset::open(Path::new(&recipe.data.path), labels, recipe.seed, shares)?;
+    if recipe
+        .data
+        .fingerprint
+        .value()
+        .is_some_and(|known| *known != dataset.fingerprint)
+    {
+        return Err(Failure::input(
+            format!(
+                "{} is not the data that the recipe was resolved with: its content has changed",
+                recipe.data.path
+            ),
             "put the files back as they were, or start a new run with `data.fingerprint=auto`",
         ));
     }
     let (val, test) = (dataset.splits.val.len(), dataset.splits.test.len());
     if val < 2 || test < 2 || dataset.splits.train.is_empty() {
         return Err(Failure::input(
-            format!("{} images are too few: {} to train on, {val} to choose and {test} to judge by", dataset.source.len(), dataset.splits.train.len()),
+            format!(
+                "{} images are too few: {} to train on, {val} to choose and {test} to judge by",
+                dataset.source.len(),
+                dataset.splits.train.len()
+            ),
             "at least one image to train on and two in each held-out part are needed: add images, or raise `data.val` and `data.test`",
         ));
     }
@@ -152,13 +185,25 @@ impl Ready {
         let probe = probe_images(&recipe, &dataset, &data)?;
         let train_on = dataset.splits.train.clone();
         let learner = ElasticLearner::new(&recipe, Arc::clone(&dataset.source), train_on, probe, &machine.device)?;
-        Ok(Self { machine, recipe, dataset, data, learner })
+        Ok(Self {
+            machine,
+            recipe,
+            dataset,
+            data,
+            learner,
+        })
     }
 }
 
 /// Trains and writes the family.
 fn go(args: &Pretrain, ready: Ready, run: &RunFolder) -> Result<Exit, Failure> {
-    let Ready { machine, recipe, dataset, data, mut learner } = ready;
+    let Ready {
+        machine,
+        recipe,
+        dataset,
+        data,
+        mut learner,
+    } = ready;
     let text = recipe::to_toml(&recipe)?;
     run.write_text("recipe.toml", &text)?;
     announce(&recipe, &dataset, run.path());
@@ -174,7 +219,10 @@ fn go(args: &Pretrain, ready: Ready, run: &RunFolder) -> Result<Exit, Failure> {
         clock: &clock,
         stop: &STOP,
     };
-    let mut observer = Stopping { inner: TrainingProgress::new(), after: args.stop_after };
+    let mut observer = Stopping {
+        inner: TrainingProgress::new(),
+        after: args.stop_after,
+    };
     TRAINING.store(true, Ordering::Relaxed);
     let outcome = train(&mut learner, &session, &machine.device, &mut observer);
     TRAINING.store(false, Ordering::Relaxed);
@@ -190,7 +238,14 @@ fn go(args: &Pretrain, ready: Ready, run: &RunFolder) -> Result<Exit, Failure> {
         }
         Outcome::Finished => {
             let space = recipe.space()?;
-            let catalog = family::write(run.path(), learner.network(), &learner.parent(), &space, data, recipe.seed)?;
+            let catalog = family::write(
+                run.path(),
+                learner.network(),
+                &learner.parent(),
+                &space,
+                data,
+                recipe.seed,
+            )?;
             finished(&catalog, run.path())?;
             Ok(Exit::Done)
         }
@@ -200,16 +255,27 @@ fn go(args: &Pretrain, ready: Ready, run: &RunFolder) -> Result<Exit, Failure> {
 fn announce(recipe: &ElasticRecipe, dataset: &Dataset, run: &Path) {
     let splits = &dataset.splits;
     let (train, val, test) = (splits.train.len(), splits.val.len(), splits.test.len());
-    complain(&format!("{} images: {train} to train on, {val} to choose by, {test} to judge by", dataset.source.len()));
+    complain(&format!(
+        "{} images: {train} to train on, {val} to choose by, {test} to judge by",
+        dataset.source.len()
+    ));
     let children = recipe.space().map_or(0, |space| space.count());
-    complain(&format!("{} steps of {} images for {children} children; run folder {}", recipe.steps(), recipe.train.batch, run.display()));
+    complain(&format!(
+        "{} steps of {} images for {children} children; run folder {}",
+        recipe.steps(),
+        recipe.train.batch,
+        run.display()
+    ));
 }
 
 /// Says where the time went and what could not be read.
 fn summarise(progress: &TrainingProgress, learner: &ElasticLearner, elapsed: Duration) {
     let (steps, waited) = (progress.totals.0.as_secs_f64(), progress.totals.1.as_secs_f64());
     let share = 100.0 * waited / steps.max(1e-9);
-    complain(&format!("trained for {}; {share:.1} % of it waiting for data", duration(elapsed.as_secs_f64())));
+    complain(&format!(
+        "trained for {}; {share:.1} % of it waiting for data",
+        duration(elapsed.as_secs_f64())
+    ));
     images::tell_damaged(&learner.damaged(), "replaced by others");
     if progress.skipped > 0 {
         complain(&format!("{} updates were skipped", progress.skipped));
@@ -219,12 +285,16 @@ fn summarise(progress: &TrainingProgress, learner: &ElasticLearner, elapsed: Dur
 fn finished(catalog: &Catalog, run: &Path) -> Result<(), Failure> {
     let (run, score) = (run.display(), catalog.score.split('@').next().unwrap_or_default());
     say(&format!("a family of {} children is in {run}", catalog.children.len()))?;
-    say(&format!("next: offshoot eval {score} {run}; offshoot pick {run} --params 5M; offshoot report {run}"))?;
+    say(&format!(
+        "next: offshoot eval {score} {run}; offshoot pick {run} --params 5M; offshoot report {run}"
+    ))?;
     Ok(())
 }
 
 fn data_ref(recipe: &ElasticRecipe, dataset: &Dataset) -> Result<DataRef, Failure> {
-    let preprocessing = recipe.preprocessing().context("a resolved recipe says how images are prepared")?;
+    let preprocessing = recipe
+        .preprocessing()
+        .context("a resolved recipe says how images are prepared")?;
     Ok(DataRef {
         path: recipe.data.path.clone(),
         labels: recipe.data.labels,
@@ -240,25 +310,51 @@ fn data_ref(recipe: &ElasticRecipe, dataset: &Dataset) -> Result<DataRef, Failur
 fn probe_images(recipe: &ElasticRecipe, dataset: &Dataset, data: &DataRef) -> Result<ProbeImages, Failure> {
     let mut damaged = Vec::new();
     let mut prepare = |indices: &[usize], limit| {
-        images::prepare(dataset, &images::at_most(indices, limit), &data.preprocessing, &mut damaged)
+        images::prepare(
+            dataset,
+            &images::at_most(indices, limit),
+            &data.preprocessing,
+            &mut damaged,
+        )
     };
     let queries = prepare(&dataset.splits.val, recipe.probe.queries)?;
-    let references =
-        recipe.data.labels.then(|| prepare(&dataset.splits.train, recipe.probe.references)).transpose()?;
+    let references = recipe
+        .data
+        .labels
+        .then(|| prepare(&dataset.splits.train, recipe.probe.references))
+        .transpose()?;
     let (limit, of) = (recipe.data.max_damaged, dataset.source.len());
     if damaged.len() as f64 > limit * of as f64 {
-        let first = damaged.iter().take(5).map(|(name, reason)| format!("{name} ({reason})")).collect();
-        return Err(DataError::TooManyDamaged { damaged: damaged.len(), of, limit, first }.into());
+        let first = damaged
+            .iter()
+            .take(5)
+            .map(|(name, reason)| format!("{name} ({reason})"))
+            .collect();
+        return Err(DataError::TooManyDamaged {
+            damaged: damaged.len(),
+            of,
+            limit,
+            first,
+        }
+        .into());
     }
     images::tell_damaged(&damaged, "left out of the probes");
-    Ok(ProbeImages { references, queries, classes: dataset.source.classes().len() })
+    Ok(ProbeImages {
+        references,
+        queries,
+        classes: dataset.source.classes().len(),
+    })
 }
 
 fn check_memory(recipe: &ElasticRecipe) -> Result<(), Failure> {
     let needed = cost::of_recipe(recipe)?.bytes();
     if let Some(free) = available_memory().filter(|&free| needed > free as f64) {
         return Err(Failure::input(
-            format!("a step needs about {} of memory, and {} are free", short(needed, "B"), short(free as f64, "B")),
+            format!(
+                "a step needs about {} of memory, and {} are free",
+                short(needed, "B"),
+                short(free as f64, "B")
+            ),
             "lower `train.batch`, the crops or the prototypes, or use a machine with more memory",
         ));
     }
@@ -274,7 +370,10 @@ fn watch_interrupts() {
             STOP.store(true, Ordering::Relaxed);
             complain("\nstopping after this step; press Ctrl-C again to stop at once");
         } else {
-            #[expect(clippy::exit, reason = "there is nothing to wait for, or the user will not; what is on disk is whole")]
+            #[expect(
+                clippy::exit,
+                reason = "there is nothing to wait for, or the user will not; what is on disk is whole"
+            )]
             std::process::exit(Exit::Interrupted as i32);
         }
     });
@@ -325,16 +424,24 @@ fn dry_run(mut recipe: ElasticRecipe, rate: f64) -> Result<(), Failure> {
         let name = child.familiar_name().map_or(String::new(), |n| format!(" ({n})"));
         let parameters = thousands(spec::parameters(&child.specs()));
         let macs = short(child.macs(child.image().1) as f64, "");
-        lines.push(format!("  {shape}{name}: {parameters} parameters, {macs} multiply-adds"));
+        lines.push(format!(
+            "  {shape}{name}: {parameters} parameters, {macs} multiply-adds"
+        ));
     }
     for named in space.iter() {
         let child = offshoot_zoo::open(&network.child(&named, "")?.child)?;
         let shown = [space.smallest(), space.middle(), space.intact()].contains(&named);
         if let (Some(name), false) = (child.familiar_name(), shown) {
-            lines.push(format!("  {named} ({name}): {} parameters", thousands(spec::parameters(&child.specs()))));
+            lines.push(format!(
+                "  {named} ({name}): {} parameters",
+                thousands(spec::parameters(&child.specs()))
+            ));
         }
     }
-    lines.push(format!("{} parameters in the heads", thousands(spec::parameters(&heads.specs()))));
+    lines.push(format!(
+        "{} parameters in the heads",
+        thousands(spec::parameters(&heads.specs()))
+    ));
     schedule_lines(&recipe, &mut lines);
     let cost = cost::of_recipe(&recipe)?;
     lines.push(format!("{:.3e} FLOPs a step", cost.flops));
@@ -351,7 +458,10 @@ fn dry_run(mut recipe: ElasticRecipe, rate: f64) -> Result<(), Failure> {
     }
     let open = recipe::unresolved(&recipe);
     if !open.is_empty() {
-        lines.push(format!("worked out from the data before the first step: {}", open.join(", ")));
+        lines.push(format!(
+            "worked out from the data before the first step: {}",
+            open.join(", ")
+        ));
     }
     say(&lines.join("\n"))?;
     Ok(())
@@ -368,7 +478,11 @@ fn schedule_lines(recipe: &ElasticRecipe, lines: &mut Vec<String>) {
     let mut at: Vec<u64> = warm_ups.iter().flat_map(|&w| [w / 2, w.saturating_sub(1), w]).collect();
     // Round numbers on the way: a power of ten of which at least two fit.
     let round = 10u64.pow(steps.ilog10());
-    let round = if steps / round >= 2 { round } else { (round / 10).max(1) * 5 };
+    let round = if steps / round >= 2 {
+        round
+    } else {
+        (round / 10).max(1) * 5
+    };
     at.extend((1..=steps / round).map(|i| i * round));
     at.extend([0, steps - 1]);
     at.retain(|&i| i < steps);
@@ -389,6 +503,11 @@ fn schedule_lines(recipe: &ElasticRecipe, lines: &mut Vec<String>) {
 /// `21,675,264`.
 pub fn thousands(n: u64) -> String {
     let digits = n.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|g| std::str::from_utf8(g).unwrap_or("")).collect();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|g| std::str::from_utf8(g).unwrap_or(""))
+        .collect();
     groups.join(",")
 }

@@ -31,14 +31,23 @@ pub fn write(run: &Path, out: Option<PathBuf>, picked: Option<(String, String)>)
         ("Seed".to_owned(), catalog.seed.to_string()),
         ("Data".to_owned(), catalog.data.path.clone()),
         ("Data fingerprint".to_owned(), catalog.data.fingerprint.clone()),
-        ("Parent".to_owned(), format!("{} ({})", catalog.parent.path, &catalog.parent.hash)),
+        (
+            "Parent".to_owned(),
+            format!("{} ({})", catalog.parent.path, &catalog.parent.hash),
+        ),
     ];
     if let Some(hours) = hours(run) {
         notes.push(("Training time".to_owned(), hours));
     }
     let facts = RunFacts {
-        title: run.file_name().map_or_else(|| "A family".into(), |name| name.to_string_lossy().into_owned()),
-        metrics: if log.is_file() { metrics::read(&log)? } else { Vec::new() },
+        title: run
+            .file_name()
+            .map_or_else(|| "A family".into(), |name| name.to_string_lossy().into_owned()),
+        metrics: if log.is_file() {
+            metrics::read(&log)?
+        } else {
+            Vec::new()
+        },
         recipe_toml: if recipe.is_file() {
             std::fs::read_to_string(&recipe).with_context(|| recipe.display().to_string())?
         } else {
@@ -49,15 +58,22 @@ pub fn write(run: &Path, out: Option<PathBuf>, picked: Option<(String, String)>)
     };
     let page = offshoot_report::render(&catalog, &facts)?;
     let path = out.unwrap_or_else(|| run.join("report.html"));
-    write_atomic(&path, |w: &mut dyn Write| w.write_all(page.as_bytes())).with_context(|| path.display().to_string())?;
+    write_atomic(&path, |w: &mut dyn Write| w.write_all(page.as_bytes()))
+        .with_context(|| path.display().to_string())?;
     Ok(path)
 }
 
 /// Time in training steps, from the mean of the logged ones.
 fn hours(run: &Path) -> Option<String> {
     let lines = metrics::read(&run.join("timing.jsonl")).ok()?;
-    let seconds: Vec<f64> = lines.iter().filter_map(|l| l.get("step_seconds").and_then(metrics::number)).collect();
+    let seconds: Vec<f64> = lines
+        .iter()
+        .filter_map(|l| l.get("step_seconds").and_then(metrics::number))
+        .collect();
     let steps = lines.last()?.get("step").and_then(metrics::number)?;
     let mean = seconds.iter().sum::<f64>() / seconds.len().max(1) as f64;
-    Some(format!("{} ({steps} steps of {mean:.2} s)", crate::progress::duration(mean * steps)))
+    Some(format!(
+        "{} ({steps} steps of {mean:.2} s)",
+        crate::progress::duration(mean * steps)
+    ))
 }
