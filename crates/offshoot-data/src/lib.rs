@@ -17,14 +17,15 @@ pub mod source;
 pub mod split;
 pub mod summary;
 
-pub use augment::evaluation::Evaluation;
+pub use augment::evaluation::Prepare;
 pub use augment::{Blur, CropSpec, Crops, MultiCrop};
 pub use dataset::{Dataset, Measured};
 pub use error::DataError;
 pub use image::Image;
-pub use loader::evaluation::evaluation_batches;
+pub use loader::evaluation::{Prepared, evaluation_batches};
 pub use loader::{Batch, Batches, Loader, LoaderConfig};
 pub use mask::BlockMasks;
+pub use offshoot_family::catalog::Preprocessing;
 pub use rng::Rng;
 pub use source::{Labels, Source, open};
 pub use split::{SplitShares, Splits, content_hashes, split};

@@ -84,10 +84,23 @@ pub struct Preprocessing {
     pub crop: u32,
     /// 1 (grey) or 3 (colour).
     pub channels: u8,
-    /// Mean per channel, of values in 0..1.
+    /// Mean per channel, of values in 0..1. One value stands for every channel.
     pub mean: Vec<f32>,
-    /// Standard deviation per channel, of values in 0..1.
+    /// Standard deviation per channel, of values in 0..1. One value stands for every channel.
     pub std: Vec<f32>,
+}
+
+impl Default for Preprocessing {
+    /// The usual one for ImageNet: 256, then 224.
+    fn default() -> Self {
+        Self {
+            resize: 256,
+            crop: 224,
+            channels: 3,
+            mean: vec![0.485, 0.456, 0.406],
+            std: vec![0.229, 0.224, 0.225],
+        }
+    }
 }
 
 /// One child: what it is, where it comes from, what it costs and what was measured of it.

@@ -3,48 +3,29 @@
 use std::borrow::Cow;
 
 use fast_image_resize::Resizer;
-use serde::{Deserialize, Serialize};
+use offshoot_family::catalog::Preprocessing;
 
 use super::geometry::{Rect, resize_box, resize_crop};
-use super::{IMAGENET_MEAN, IMAGENET_STD, check_normalisation, normalise};
+use super::{check_normalisation, normalise};
 use crate::error::DataError;
 use crate::image::Image;
 
-/// Resizes the shorter side (bicubic, antialiased), cuts the centre out and normalises. The default is the usual one
-/// for ImageNet: 256, 224.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Evaluation {
-    /// What the shorter side becomes, in pixels; at least `crop`.
-    pub resize: u32,
-    /// The side of the square that is cut out, in pixels.
-    pub crop: u32,
-    /// The mean of each channel, of values in 0..1. One value stands for every channel.
-    pub mean: Vec<f32>,
-    /// The standard deviation of each channel. One value stands for every channel.
-    pub std: Vec<f32>,
-    /// 1 or 3. With 1, colour images become grey; with 3, grey images are repeated.
-    pub channels: u8,
-}
-
-impl Default for Evaluation {
-    fn default() -> Self {
-        Self {
-            resize: 256,
-            crop: 224,
-            mean: IMAGENET_MEAN.to_vec(),
-            std: IMAGENET_STD.to_vec(),
-            channels: 3,
-        }
-    }
-}
-
-impl Evaluation {
+/// An image as evaluation sees it: the shorter side resized (bicubic, antialiased), the centre cut out, normalised.
+pub trait Prepare {
     /// Says what cannot work: a crop of zero, or larger than what it is cut from, or means that do not fit.
     ///
     /// # Errors
     /// [`DataError::Config`] with the setting's name.
-    pub fn check(&self) -> Result<(), DataError> {
+    fn check(&self) -> Result<(), DataError>;
+
+    /// The view of one image: `[channels, crop, crop]`, normalised.
+    ///
+    /// Only what is cut out is ever computed, so that an extremely long image costs no more than others.
+    fn view(&self, image: &Image) -> Vec<f32>;
+}
+
+impl Prepare for Preprocessing {
+    fn check(&self) -> Result<(), DataError> {
         if self.crop == 0 || self.crop > self.resize || self.resize > crate::image::MAX_SIDE {
             let reason = format!("crop {} must lie within 1 and resize {}", self.crop, self.resize);
             return Err(DataError::config("crop", reason));
@@ -52,11 +33,7 @@ impl Evaluation {
         check_normalisation(&self.mean, &self.std, self.channels)
     }
 
-    /// The view of one image: `[channels, crop, crop]`, normalised.
-    ///
-    /// Only what is cut out is ever computed, so that an extremely long image costs no more than others.
-    #[must_use]
-    pub fn view(&self, image: &Image) -> Vec<f32> {
+    fn view(&self, image: &Image) -> Vec<f32> {
         let image = match image.channels == self.channels {
             true => Cow::Borrowed(image),
             false => Cow::Owned(image.with_channels(self.channels)),

@@ -1,16 +1,20 @@
 //! Batches for evaluation: every example once, in order, without any chance.
 
+use std::sync::Arc;
+
+use offshoot_family::catalog::Preprocessing;
 use rayon::prelude::*;
 
-use crate::augment::evaluation::Evaluation;
+use crate::augment::evaluation::Prepare;
+use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::source::Source;
 
-/// Batches of [`Evaluation::view`]s, in the order of the indices; see [`evaluation_batches`].
+/// Batches of [`Prepare::view`]s, in the order of the indices; see [`evaluation_batches`].
 pub struct EvaluationBatches<'a> {
     source: &'a dyn Source,
     indices: &'a [usize],
-    evaluation: &'a Evaluation,
+    evaluation: &'a Preprocessing,
     batch: usize,
 }
 
@@ -21,7 +25,7 @@ pub struct EvaluationBatches<'a> {
 pub fn evaluation_batches<'a>(
     source: &'a dyn Source,
     indices: &'a [usize],
-    evaluation: &'a Evaluation,
+    evaluation: &'a Preprocessing,
     batch: usize,
 ) -> EvaluationBatches<'a> {
     EvaluationBatches {
@@ -61,4 +65,97 @@ impl Iterator for EvaluationBatches<'_> {
         }
         Some(Ok((values, now.to_vec())))
     }
+}
+
+/// Bytes of prepared images that are kept; more are prepared again for every pass.
+const MAX_KEPT: usize = 1 << 30;
+/// Images of one batch.
+const BATCH: usize = 64;
+
+/// Examples that networks are measured on, for any number of passes: kept in memory where they take no more than 1 GiB,
+/// prepared again for each pass where they take more. Damaged ones are left out from the start.
+pub struct Prepared {
+    source: Arc<dyn Source>,
+    /// The sound examples.
+    indices: Vec<usize>,
+    preprocessing: Preprocessing,
+    kept: Option<Vec<(Vec<f32>, usize)>>,
+    /// Class of each example; empty where the data has no labels.
+    pub labels: Vec<u32>,
+    /// Name and reason of each example that was left out.
+    pub damaged: Vec<(String, String)>,
+}
+
+impl Prepared {
+    /// Goes once over the examples `indices`.
+    ///
+    /// # Errors
+    /// If they cannot be prepared like that; damage to single examples is no error.
+    pub fn new(dataset: &Dataset, indices: &[usize], preprocessing: &Preprocessing) -> Result<Self, DataError> {
+        let source = &dataset.source;
+        let mut damaged = Vec::new();
+        let mut sound = Vec::with_capacity(indices.len());
+        let mut kept = Some(Vec::new());
+        let mut bytes = 0;
+        for chunk in indices.chunks(BATCH) {
+            let mut chunk = chunk.to_vec();
+            let batch = match prepare(source.as_ref(), &chunk, preprocessing) {
+                Ok(batch) => batch,
+                Err(error) => {
+                    let before = chunk.len();
+                    chunk.retain(|&index| match source.read(index) {
+                        Ok(_) => true,
+                        Err(reason) => {
+                            damaged.push((source.name(index), reason.to_string()));
+                            false
+                        }
+                    });
+                    if chunk.len() == before {
+                        return Err(error);
+                    }
+                    prepare(source.as_ref(), &chunk, preprocessing)?
+                }
+            };
+            bytes += batch.len() * size_of::<f32>();
+            if bytes > MAX_KEPT {
+                kept = None;
+            }
+            if let Some(kept) = kept.as_mut().filter(|_| !chunk.is_empty()) {
+                kept.push((batch, chunk.len()));
+            }
+            sound.extend(chunk);
+        }
+        let labels = if source.classes().is_empty() {
+            Vec::new()
+        } else {
+            dataset.labels(&sound)
+        };
+        Ok(Self {
+            source: Arc::clone(source),
+            indices: sound,
+            preprocessing: preprocessing.clone(),
+            kept,
+            labels,
+            damaged,
+        })
+    }
+
+    /// All batches in order: `[images, channels, crop, crop]` values and the number of images.
+    pub fn batches(&self) -> Box<dyn Iterator<Item = Result<(Vec<f32>, usize), DataError>> + '_> {
+        match &self.kept {
+            Some(kept) => Box::new(kept.iter().cloned().map(Ok)),
+            None => {
+                let batches = evaluation_batches(self.source.as_ref(), &self.indices, &self.preprocessing, BATCH);
+                Box::new(batches.map(|batch| batch.map(|(values, indices)| (values, indices.len()))))
+            }
+        }
+    }
+}
+
+/// The views of `indices` as one batch.
+fn prepare(source: &dyn Source, indices: &[usize], preprocessing: &Preprocessing) -> Result<Vec<f32>, DataError> {
+    let mut batch = evaluation_batches(source, indices, preprocessing, indices.len());
+    batch
+        .next()
+        .map_or(Ok(Vec::new()), |batch| batch.map(|(values, _)| values))
 }

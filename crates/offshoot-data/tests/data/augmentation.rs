@@ -1,7 +1,7 @@
 //! Crops of images of any size, and the normalisation.
 
 use offshoot_data::augment::{Blur, CropSpec};
-use offshoot_data::{Evaluation, Image, MultiCrop, Rng};
+use offshoot_data::{Image, MultiCrop, Prepare, Preprocessing, Rng};
 use proptest::prelude::{Just, ProptestConfig, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
 use crate::fixtures::picture;
@@ -257,9 +257,9 @@ fn settings_that_cannot_work_are_named() {
         assert!(error.starts_with(&format!("setting `{field}`")), "{error}");
     }
     assert!(
-        Evaluation {
+        Preprocessing {
             crop: 300,
-            ..Evaluation::default()
+            ..Preprocessing::default()
         }
         .check()
         .is_err()
@@ -278,7 +278,7 @@ fn evaluation_takes_the_centre() {
     for y in 0..40 {
         image.pixels[y * 60 + 16..y * 60 + 44].fill(255);
     }
-    let evaluation = Evaluation {
+    let evaluation = Preprocessing {
         resize: 20,
         crop: 10,
         mean: vec![0.0],
@@ -286,7 +286,7 @@ fn evaluation_takes_the_centre() {
         channels: 1,
     };
     assert_eq!(evaluation.view(&image), vec![1.0; 100]);
-    let same = Evaluation {
+    let same = Preprocessing {
         resize: 9,
         crop: 9,
         mean: vec![0.0],
@@ -325,7 +325,7 @@ proptest! {
             prop_assert_eq!(crop.len(), len);
             prop_assert!(crop.iter().all(|v| v.is_finite() && (-2.0..=2.0).contains(v)));
         }
-        let evaluation = Evaluation { resize: px + 3, crop: px, channels, mean: vec![0.5], std: vec![0.25] };
+        let evaluation = Preprocessing { resize: px + 3, crop: px, channels, mean: vec![0.5], std: vec![0.25] };
         let view = evaluation.view(&image);
         prop_assert_eq!(view.len(), plane);
         prop_assert!(view.iter().all(|v| (-2.0..=2.0).contains(v)));

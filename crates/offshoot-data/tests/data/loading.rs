@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use offshoot_data::augment::CropSpec;
 use offshoot_data::{
-    Batch, BlockMasks, DataError, Evaluation, Labels, Loader, LoaderConfig, MultiCrop, evaluation_batches, open,
+    Batch, BlockMasks, DataError, Labels, Loader, LoaderConfig, MultiCrop, Preprocessing, evaluation_batches, open,
 };
 use tempfile::TempDir;
 
@@ -326,10 +326,10 @@ fn what_cannot_work_is_refused_at_once() {
 #[test]
 fn evaluation_runs_in_order_and_tolerates_no_damage() {
     let source = memory(10, &[6]);
-    let evaluation = Evaluation {
+    let evaluation = Preprocessing {
         resize: 10,
         crop: 8,
-        ..Evaluation::default()
+        ..Preprocessing::default()
     };
     let indices = [9, 0, 3, 3, 5];
     let made: Vec<_> = evaluation_batches(&*source, &indices, &evaluation, 2)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use offshoot_data::{Batches, DataError, Loader, LoaderConfig, Rng, Source};
+use offshoot_data::{Batches, DataError, Loader, LoaderConfig, Prepared, Rng, Source};
 use offshoot_eval::agreement::K;
 use offshoot_eval::knn::TEMPERATURE;
 use offshoot_eval::{EvalError, FeatureMatrix, Labelled};
@@ -75,17 +75,7 @@ impl ElasticError {
 /// Steps in a row without a finite loss after which a run stops.
 const MAX_SKIPPED: u64 = 100;
 
-/// Prepared images in batches, `(values, images)`, and their labels where labels are used.
-#[derive(Clone, Debug, Default)]
-pub struct Prepared {
-    /// Batches of `[images, channels, side, side]` values.
-    pub batches: Vec<(Vec<f32>, usize)>,
-    /// One class an image; empty without labels.
-    pub labels: Vec<u32>,
-}
-
 /// The images that probes look at.
-#[derive(Clone, Debug, Default)]
 pub struct ProbeImages {
     /// Training images that vote; none without labels.
     pub references: Option<Prepared>,
@@ -215,14 +205,14 @@ impl ElasticLearner {
     }
 
     /// Class-token features of the child of `shape` of the teacher.
-    fn features(&self, shape: &Shape, batches: &[(Vec<f32>, usize)]) -> Result<FeatureMatrix, ElasticError> {
+    fn features(&self, shape: &Shape, images: &Prepared) -> Result<FeatureMatrix, ElasticError> {
         let Cut {
             network,
             plan,
             backbone,
         } = &self.children[shape];
         let weights = materialize(&self.teacher, &plan[..*backbone]);
-        let batches = batches.iter().cloned().map(Ok::<_, EvalError>);
+        let batches = images.batches();
         let image = self.network.image();
         Ok(offshoot_eval::extract(network.as_ref(), &weights, &self.device, batches, image, &mut |_| {})?.cls)
     }
@@ -396,20 +386,20 @@ impl Learner for ElasticLearner {
         shapes.dedup();
         let mut values = Vec::new();
         self.meet(&intact)?;
-        let parent = self.features(&intact, &self.probe.queries.batches)?;
+        let parent = self.features(&intact, &self.probe.queries)?;
         for shape in shapes {
             self.meet(&shape)?;
             let queries = if shape == intact {
                 parent.clone()
             } else {
-                self.features(&shape, &self.probe.queries.batches)?
+                self.features(&shape, &self.probe.queries)?
             };
             let value = match &self.probe.references {
-                Some(Prepared { batches, labels }) => {
-                    let references = self.features(&shape, batches)?;
+                Some(images) => {
+                    let references = self.features(&shape, images)?;
                     let references = Labelled {
                         features: &references,
-                        labels,
+                        labels: &images.labels,
                     };
                     let queries = Labelled {
                         features: &queries,

@@ -17,7 +17,7 @@ const IMAGES: &[u8] = include_bytes!("../../data/t10k-images-idx3-ubyte.gz");
 const LABELS: &[u8] = include_bytes!("../../data/t10k-labels-idx1-ubyte.gz");
 const RECIPE: &str = include_str!("../../../../recipes/demo.toml");
 /// The budget that the demo picks for.
-const BUDGET: &str = "500k";
+const BUDGET: &str = "250k";
 
 /// Runs the command.
 pub fn run(args: &Demo) -> Result<Exit, Failure> {

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use offshoot_data::Dataset;
+use offshoot_data::{Dataset, Prepared};
 use offshoot_eval::agreement::K;
 use offshoot_eval::knn::{KS, TEMPERATURE};
 use offshoot_eval::{ChildFeatures, Labelled, ProbeSettings, Provenance};
 use offshoot_family::{Catalog, Child, Scorecard, Split};
-use offshoot_methods::elastic::pretrain::Prepared;
 use offshoot_methods::train::trainer::Clock;
 use offshoot_zoo::{Network, Weights};
 use serde_json::json;
@@ -132,15 +131,15 @@ pub fn measure_children(
     let mut family = Family::open(run, &machine.device)?;
     let yardstick = Yardstick::new(&family, measure, split, references, machine)?;
     let mut progress = Progress::new(measure.name(), 0, ids.len() as u64, "children");
+    let left_out = yardstick.left_out();
     let mut measured = Vec::with_capacity(ids.len());
     for (done, id) in ids.iter().enumerate() {
         let child = family.catalog.child(id)?;
         let (network, weights) = family.child(run, child)?;
         let mut cards = yardstick.measure(network.as_ref(), &weights)?;
-        if !yardstick.damaged.is_empty() {
-            cards
-                .iter_mut()
-                .for_each(|c| drop(c.details.insert("left_out".into(), json!(yardstick.damaged.len()))));
+        if left_out > 0 {
+            let mut note = |card: &mut Scorecard| drop(card.details.insert("left_out".into(), json!(left_out)));
+            cards.iter_mut().for_each(&mut note);
         }
         progress.at(
             done as u64 + 1,
@@ -167,15 +166,53 @@ struct Yardstick<'a> {
     measure: &'a Measure,
     machine: &'a Machine,
     provenance: Provenance,
-    train: Prepared,
+    /// None for measurements without data.
+    images: Option<Images>,
+}
+
+/// The images of one measurement.
+struct Images {
+    /// What votes or trains the probe; none without labels.
+    train: Option<Prepared>,
+    /// What is scored.
     queries: Prepared,
     /// Where the probe's setting is chosen, if not on the queries themselves.
     choose: Option<Prepared>,
     classes: usize,
     /// The parent's features of the queries, for agreement.
     parent: Option<ChildFeatures>,
+}
+
+impl Images {
+    fn new(family: &Family, measure: &Measure, split: Split, references: usize) -> Result<Self, Failure> {
+        let data = &family.catalog.data;
+        if measure.needs_labels() && !data.labels {
+            return Err(Failure::input(
+                format!("{} needs labels, and this family was made without", measure.name()),
+                "measure `offshoot eval agreement` instead, or train with `data.labels=true`",
+            ));
+        }
+        let dataset: Dataset = images::open(data)?;
+        let prepare = |indices: &[usize]| Prepared::new(&dataset, indices, &data.preprocessing);
+        let train = images::at_most(&dataset.splits.train, references);
+        // The best of a grid is chosen on val; the test split is not tuned on.
+        let choose = matches!(measure, Measure::Linear(_)) && split == Split::Test;
+        let images = Self {
+            train: measure.needs_labels().then(|| prepare(&train)).transpose()?,
+            queries: prepare(images::part(&dataset, split))?,
+            choose: choose.then(|| prepare(&dataset.splits.val)).transpose()?,
+            classes: dataset.source.classes().len(),
+            parent: None,
+        };
+        images::tell_damaged(&images.damaged(), "left out");
+        Ok(images)
+    }
+
     /// Images that could not be read, and why.
-    damaged: Vec<(String, String)>,
+    fn damaged(&self) -> Vec<(String, String)> {
+        let all = self.train.iter().chain([&self.queries]).chain(&self.choose);
+        all.flat_map(|prepared| prepared.damaged.iter().cloned()).collect()
+    }
 }
 
 impl<'a> Yardstick<'a> {
@@ -197,126 +234,106 @@ impl<'a> Yardstick<'a> {
                 machine: machine.description(),
                 version: env!("CARGO_PKG_VERSION").into(),
             },
-            train: Prepared::default(),
-            queries: Prepared::default(),
-            choose: None,
-            classes: 0,
-            parent: None,
-            damaged: Vec::new(),
+            images: None,
         };
-        if matches!(measure, Measure::Latency(_)) {
-            return Ok(yardstick);
-        }
-        if measure.needs_labels() && !data.labels {
-            return Err(Failure::input(
-                format!("{} needs labels, and this family was made without", measure.name()),
-                "measure `offshoot eval agreement` instead, or train with `data.labels=true`",
-            ));
-        }
-        let dataset: Dataset = images::open(data)?;
-        yardstick.classes = dataset.source.classes().len();
-        let mut damaged = Vec::new();
-        let mut prepare = |indices: &[usize]| images::prepare(&dataset, indices, &data.preprocessing, &mut damaged);
-        yardstick.queries = prepare(images::part(&dataset, split))?;
-        if measure.needs_labels() {
-            yardstick.train = prepare(&images::at_most(&dataset.splits.train, references))?;
-            // The best of a grid is chosen on val; the test split is not tuned on.
-            if matches!(measure, Measure::Linear(_)) && split == Split::Test {
-                yardstick.choose = Some(prepare(&dataset.splits.val)?);
+        if !matches!(measure, Measure::Latency(_)) {
+            let mut images = Images::new(family, measure, split, references)?;
+            if matches!(measure, Measure::Agreement) {
+                let (network, weights) = family.parent();
+                images.parent = Some(yardstick.features(network, weights, &images.queries)?);
             }
-        } else {
-            let (network, weights) = family.parent();
-            yardstick.parent = Some(yardstick.features(network, weights, &yardstick.queries)?);
+            yardstick.images = Some(images);
         }
-        images::tell_damaged(&damaged, "left out");
-        yardstick.damaged = damaged;
         Ok(yardstick)
     }
 
+    /// How many images were left out.
+    fn left_out(&self) -> usize {
+        self.images.as_ref().map_or(0, |images| images.damaged().len())
+    }
+
     fn features(&self, network: &dyn Network, weights: &Weights, images: &Prepared) -> Result<ChildFeatures, Failure> {
-        let batches = images.batches.iter().cloned().map(Ok::<_, offshoot_eval::EvalError>);
-        let device = &self.machine.device;
+        let (device, image) = (&self.machine.device, network.image());
         Ok(offshoot_eval::extract(
             network,
             weights,
             device,
-            batches,
-            network.image(),
+            images.batches(),
+            image,
             &mut |_| {},
         )?)
     }
 
     fn measure(&self, network: &dyn Network, weights: &Weights) -> Result<Vec<Scorecard>, Failure> {
         let device = &self.machine.device;
-        if let Measure::Latency(repeats) = self.measure {
+        let Some(images) = &self.images else {
+            let Measure::Latency(repeats) = self.measure else {
+                unreachable!("every other measurement has images")
+            };
             let mut once = offshoot_eval::latency::one_image(network, weights, device)?;
             let clock = ProcessClock::start();
             let latency = offshoot_eval::latency(&mut once, &|| clock.elapsed(), 5, *repeats)?;
             return Ok(vec![self.provenance.latency(&latency)]);
-        }
-        let queries = self.features(network, weights, &self.queries)?;
-        if let Some(parent) = &self.parent {
+        };
+        let queries = self.features(network, weights, &images.queries)?;
+        let Some(train) = &images.train else {
+            let parent = images.parent.as_ref().expect("agreement has the parent's features");
             let agreement = offshoot_eval::agreement(&parent.cls, &queries.cls, K, device)?;
             return Ok(vec![self.provenance.agreement(&agreement)]);
-        }
-        let train = self.features(network, weights, &self.train)?;
+        };
+        let references = self.features(network, weights, train)?;
         if let Measure::Linear(settings) = self.measure {
-            return self.linear(network, weights, &train, &queries, settings);
+            return self.linear(network, weights, images, [&references, &queries], settings);
         }
-        let train = Labelled {
-            features: &train.cls,
-            labels: &self.train.labels,
+        let references = Labelled {
+            features: &references.cls,
+            labels: &train.labels,
         };
         let queries = Labelled {
             features: &queries.cls,
-            labels: &self.queries.labels,
+            labels: &images.queries.labels,
         };
-        let knn = offshoot_eval::knn(train, queries, self.classes, &KS, TEMPERATURE, device)?;
+        let knn = offshoot_eval::knn(references, queries, images.classes, &KS, TEMPERATURE, device)?;
         Ok(self.provenance.knn(&knn))
     }
 
-    /// The linear probe. Scored on test, its setting is chosen on val.
+    /// The linear probe on the features of the training images and of the queries. Scored on test, its setting is chosen on val.
     fn linear(
         &self,
         network: &dyn Network,
         weights: &Weights,
-        train: &ChildFeatures,
-        queries: &ChildFeatures,
+        images: &Images,
+        [train, queries]: [&ChildFeatures; 2],
         settings: &ProbeSettings,
     ) -> Result<Vec<Scorecard>, Failure> {
         let device = &self.machine.device;
+        let labels = images.train.as_ref().map_or(&[][..], |t| &t.labels);
         let train = Labelled {
             features: train,
-            labels: &self.train.labels,
+            labels,
         };
-        let probe = |images: &ChildFeatures, labels: &[u32], settings: &ProbeSettings| {
-            let images = Labelled {
-                features: images,
-                labels,
+        let probe = |features: &ChildFeatures, of: &Prepared, settings: &ProbeSettings| {
+            let queries = Labelled {
+                features,
+                labels: &of.labels,
             };
-            offshoot_eval::linear_probe(train, images, self.classes, settings, device, &mut |_, _| {})
+            offshoot_eval::linear_probe(train, queries, images.classes, settings, device, &mut |_, _| {})
         };
-        let Some(choose) = &self.choose else {
-            return Ok(vec![self.provenance.linear(&probe(
-                queries,
-                &self.queries.labels,
-                settings,
-            )?)]);
+        let Some(choose) = &images.choose else {
+            let probe = probe(queries, &images.queries, settings)?;
+            return Ok(vec![self.provenance.linear(&probe)]);
         };
-        let chosen = probe(&self.features(network, weights, choose)?, &choose.labels, settings)?;
+        let chosen = probe(&self.features(network, weights, choose)?, choose, settings)?;
         let best = chosen.best_setting;
         let settings = ProbeSettings {
             learning_rates: vec![best.learning_rate],
             ..settings.clone()
         };
-        let scored = probe(queries, &self.queries.labels, &settings)?;
-        let cell = scored
-            .grid
-            .iter()
-            .find(|cell| cell.input == best.input)
-            .expect("both inputs are in every grid");
+        let scored = probe(queries, &images.queries, &settings)?;
+        let cell = scored.grid.iter().find(|cell| cell.input == best.input);
         let mut card = self.provenance.linear(&chosen);
-        (card.value, card.examples) = (cell.accuracy, scored.val);
+        card.value = cell.expect("both inputs are in every grid").accuracy;
+        card.examples = scored.val;
         card.details.insert("chosen_on".into(), json!("val"));
         Ok(vec![card])
     }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use offshoot_data::Prepared;
 use offshoot_family::files::write_atomic;
 use offshoot_family::{Catalog, Child, Split};
 use offshoot_zoo::network::KeepAll;
@@ -136,16 +137,17 @@ fn check(run: &Path, children: &[&Child], target: impl Fn(&Child) -> PathBuf, de
     let family = Family::open(run, device)?;
     let dataset = images::open(&family.catalog.data)?;
     let held_out = images::at_most(&dataset.splits.val, CHECKED);
-    let prepared = images::prepare(&dataset, &held_out, &family.catalog.data.preprocessing, &mut Vec::new())?;
+    let prepared = Prepared::new(&dataset, &held_out, &family.catalog.data.preprocessing)?;
     let mut worst = 0.0;
     for child in children {
         let (network, weights) = family.child(run, child)?;
         let folder = target(child);
         let back = Checkpoint::open(&folder)?;
         let back_weights = back.weights(device)?;
-        for (values, images) in &prepared.batches {
-            let ours = features(network.as_ref(), &weights, values, *images, device);
-            let theirs = features(back.network(), &back_weights, values, *images, device);
+        for batch in prepared.batches() {
+            let (values, images) = batch?;
+            let ours = features(network.as_ref(), &weights, &values, images, device);
+            let theirs = features(back.network(), &back_weights, &values, images, device);
             let difference = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             if difference.is_nan() || difference > TOLERANCE {
                 return Err(Failure::input(

@@ -1,12 +1,11 @@
-//! The images of a family: opened again, checked against the catalog, and prepared for the networks.
+//! A family opened again: its data and its parent, checked against the catalog, and its children.
 
 use std::path::Path;
 
 use anyhow::Context;
-use offshoot_data::{Dataset, Evaluation, Labels, SplitShares, evaluation_batches};
-use offshoot_family::catalog::{ChildSource, DataRef, Preprocessing};
+use offshoot_data::{Dataset, Labels, SplitShares};
+use offshoot_family::catalog::{ChildSource, DataRef};
 use offshoot_family::{Catalog, Child, Split, View};
-use offshoot_methods::elastic::pretrain::Prepared;
 use offshoot_zoo::materialize::materialize;
 use offshoot_zoo::tensor::Device;
 use offshoot_zoo::{Checkpoint, Network, Weights};
@@ -14,8 +13,6 @@ use offshoot_zoo::{Checkpoint, Network, Weights};
 use crate::failure::Failure;
 use crate::terminal::complain;
 
-/// Images that go through a network at once.
-pub const BATCH: usize = 64;
 /// Damaged images that are named.
 const NAMED: usize = 10;
 
@@ -42,17 +39,6 @@ pub fn open(data: &DataRef) -> Result<Dataset, Failure> {
     Ok(dataset)
 }
 
-/// How the family's images are prepared.
-pub fn evaluation(preprocessing: &Preprocessing) -> Evaluation {
-    Evaluation {
-        resize: preprocessing.resize,
-        crop: preprocessing.crop,
-        mean: preprocessing.mean.clone(),
-        std: preprocessing.std.clone(),
-        channels: preprocessing.channels,
-    }
-}
-
 /// The examples of one part of the data.
 pub fn part(dataset: &Dataset, split: Split) -> &[usize] {
     match split {
@@ -68,51 +54,6 @@ pub fn at_most(indices: &[usize], limit: usize) -> Vec<usize> {
         return indices.to_vec();
     }
     (0..limit).map(|i| indices[i * indices.len() / limit]).collect()
-}
-
-/// Prepares the examples `indices`, with their labels where the data has any. Damaged ones are left out, and their names and
-/// what is wrong with them added to `damaged`.
-///
-/// # Errors
-/// If the images cannot be prepared like that.
-pub fn prepare(
-    dataset: &Dataset,
-    indices: &[usize],
-    preprocessing: &Preprocessing,
-    damaged: &mut Vec<(String, String)>,
-) -> Result<Prepared, Failure> {
-    let (source, evaluation) = (dataset.source.as_ref(), evaluation(preprocessing));
-    let batches = |indices: &[usize]| -> Result<Vec<_>, _> {
-        evaluation_batches(source, indices, &evaluation, BATCH)
-            .map(|b| b.map(|(values, n)| (values, n.len())))
-            .collect()
-    };
-    let mut prepared = Prepared::default();
-    let mut sound = Vec::with_capacity(indices.len());
-    for chunk in indices.chunks(BATCH) {
-        let mut chunk = chunk.to_vec();
-        let views = batches(&chunk).or_else(|error| {
-            let before = damaged.len();
-            chunk.retain(|&index| match source.read(index) {
-                Ok(_) => true,
-                Err(reason) => {
-                    damaged.push((source.name(index), reason.to_string()));
-                    false
-                }
-            });
-            if damaged.len() == before {
-                Err(error)
-            } else {
-                batches(&chunk)
-            }
-        })?;
-        prepared.batches.extend(views);
-        sound.extend(chunk);
-    }
-    if !source.classes().is_empty() {
-        prepared.labels = dataset.labels(&sound);
-    }
-    Ok(prepared)
 }
 
 /// Says how many images are damaged, what was done about it, and the first ones' names.

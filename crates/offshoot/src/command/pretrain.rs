@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use offshoot_data::{DataError, Dataset, Labels, SplitShares};
+use offshoot_data::{DataError, Dataset, Labels, Prepared, SplitShares};
 use offshoot_family::Catalog;
 use offshoot_family::catalog::DataRef;
 use offshoot_family::recipe::{self, Auto};
@@ -308,21 +308,16 @@ fn data_ref(recipe: &ElasticRecipe, dataset: &Dataset) -> Result<DataRef, Failur
 
 /// The images that probes during training look at: val, never test.
 fn probe_images(recipe: &ElasticRecipe, dataset: &Dataset, data: &DataRef) -> Result<ProbeImages, Failure> {
-    let mut damaged = Vec::new();
-    let mut prepare = |indices: &[usize], limit| {
-        images::prepare(
-            dataset,
-            &images::at_most(indices, limit),
-            &data.preprocessing,
-            &mut damaged,
-        )
-    };
+    let prepare =
+        |indices: &[usize], limit| Prepared::new(dataset, &images::at_most(indices, limit), &data.preprocessing);
     let queries = prepare(&dataset.splits.val, recipe.probe.queries)?;
     let references = recipe
         .data
         .labels
         .then(|| prepare(&dataset.splits.train, recipe.probe.references))
         .transpose()?;
+    let all = references.iter().chain([&queries]);
+    let damaged: Vec<_> = all.flat_map(|prepared| prepared.damaged.iter().cloned()).collect();
     let (limit, of) = (recipe.data.max_damaged, dataset.source.len());
     if damaged.len() as f64 > limit * of as f64 {
         let first = damaged

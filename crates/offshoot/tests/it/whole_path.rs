@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use offshoot_data::{Dataset, Evaluation, Labels, SplitShares, evaluation_batches};
+use offshoot_data::{Dataset, Labels, SplitShares, evaluation_batches};
 use offshoot_eval::{EvalError, Labelled};
 use offshoot_family::{Catalog, Child, Split};
 use offshoot_zoo::Checkpoint;
@@ -339,20 +339,13 @@ fn scored_again(bench: &Workbench) {
     let catalog = bench.catalog();
     let dataset = splits(&catalog);
     let how = &catalog.data.preprocessing;
-    let view = Evaluation {
-        resize: how.resize,
-        crop: how.crop,
-        mean: how.mean.clone(),
-        std: how.std.clone(),
-        channels: how.channels,
-    };
     let device = device("cpu").unwrap();
     for child in ["8x1", "16x2", "24x3"].map(|id| catalog.child(id).unwrap()) {
         let exported = Checkpoint::open(&bench.path("all").join(&child.id)).unwrap();
         let weights = exported.weights(&device).unwrap();
         let features = |indices: &[usize]| {
             // In batches as large as the binary's: sums of another order could turn a close vote.
-            let batches = evaluation_batches(dataset.source.as_ref(), indices, &view, 64)
+            let batches = evaluation_batches(dataset.source.as_ref(), indices, how, 64)
                 .map(|batch| batch.map(|(values, indices)| (values, indices.len())))
                 .map(|batch| Ok::<_, EvalError>(batch.unwrap()));
             let network = exported.network();
