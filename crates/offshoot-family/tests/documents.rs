@@ -189,10 +189,10 @@ fn every_recipe_key_is_in_the_table() {
             let mut filled_in = false;
             for line in body.lines().map(str::trim) {
                 filled_in |= line == "#[serde(skip)]";
-                if let Some((key, _)) = line.strip_prefix("pub ").and_then(|l| l.split_once(':')) {
-                    if !std::mem::take(&mut filled_in) {
-                        keys.push(key.to_owned());
-                    }
+                if let Some((key, _)) = line.strip_prefix("pub ").and_then(|l| l.split_once(':'))
+                    && !std::mem::take(&mut filled_in)
+                {
+                    keys.push(key.to_owned());
                 }
             }
         }
