@@ -177,8 +177,9 @@ pub fn train<L: Learner>(
         }
         let stopping = session.stop.load(Ordering::Relaxed);
         if last || stopping || due(done, session.cadence.checkpoint_every) {
-            save(learner, session, done)?;
+            // Logs first: a checkpoint promises that everything up to its step is on disk.
             logs.flush()?;
+            save(learner, session, done)?;
             observer.saved(done);
         }
         if stopping && !last {
