@@ -16,6 +16,7 @@ use offshoot_methods::elastic::pretrain::{ElasticLearner, ProbeImages};
 use offshoot_methods::elastic::recipe::{DataFacts, ElasticRecipe};
 use offshoot_methods::elastic::sampling::Sampler;
 use offshoot_methods::train::run::RunFolder;
+use offshoot_methods::train::state;
 use offshoot_methods::train::trainer::{Clock, Observer, Outcome, Session, StepReport, train};
 use offshoot_zoo::spec;
 use serde::Serialize;
@@ -45,7 +46,7 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
             return Ok(Exit::Done);
         }
         let recipe: ElasticRecipe = read_recipe(&folder.join("recipe.toml"), &[])?;
-        sweep(folder)?;
+        sweep(&run, recipe.train.keep)?;
         return go(args, Ready::new(args, recipe)?, &run);
     }
     let Some((path, overrides)) = args.recipe.split_first() else {
@@ -75,17 +76,22 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
     go(args, Ready::new(args, recipe)?, &run)
 }
 
-/// Removes what a process left half-written that was killed while it wrote the family.
-fn sweep(run: &Path) -> Result<(), Failure> {
-    for entry in ["parent", "views"]
-        .iter()
-        .filter_map(|place| std::fs::read_dir(run.join(place)).ok())
-        .flatten()
-        .flatten()
-    {
-        if entry.file_name().to_string_lossy().starts_with(".writing-") {
-            std::fs::remove_file(entry.path()).with_context(|| entry.path().display().to_string())?;
+/// Removes what a process left that was killed while it wrote the family, or between a checkpoint and the removal of an older.
+fn sweep(run: &RunFolder, keep: usize) -> Result<(), Failure> {
+    for place in ["parent", "views"] {
+        for entry in std::fs::read_dir(run.path().join(place))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if entry.file_name().to_string_lossy().starts_with(".writing-") {
+                std::fs::remove_file(entry.path()).with_context(|| entry.path().display().to_string())?;
+            }
         }
+    }
+    let saved = state::list(&run.checkpoints());
+    for (_, old) in &saved[..saved.len().saturating_sub(keep.max(1))] {
+        std::fs::remove_dir_all(old).with_context(|| old.display().to_string())?;
     }
     Ok(())
 }

@@ -179,6 +179,16 @@ fn what_a_killed_process_left_is_swept_away() {
     bench.write("left/checkpoints/.writing-00000008/state.json", "{");
     bench.run("pretrain --resume left").succeeds();
     same(&run, &bench.path("left"));
+
+    // Killed after its last checkpoint, with an older one half removed.
+    bench.write("left/checkpoints/step-00000024/state.json", "{}");
+    fs::remove_file(bench.path("left/catalog.json")).unwrap();
+    bench.run("pretrain --resume left").succeeds();
+    assert_eq!(
+        names(&bench.path("left/checkpoints")),
+        ["step-00000028", "step-00000030"]
+    );
+    same(&run, &bench.path("left"));
 }
 
 #[test]
