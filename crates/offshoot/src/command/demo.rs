@@ -55,13 +55,14 @@ pub fn run(args: &Demo) -> Result<Exit, Failure> {
         pretrain.extend(["train.epochs=1".into(), format!("train.steps_per_epoch={steps}")]);
     }
     let sheet = place("contact-sheet.png");
-    let mut commands = vec![
+    let commands = [
         words(&["data", &data, "--labels", "--recipe", &recipe, "--sheet", &sheet]),
         [pretrain, compute.to_vec()].concat(),
         [words(&["eval", score, &run]), compute.to_vec()].concat(),
+        [words(&["eval", "latency", &run]), compute.to_vec()].concat(),
         [words(&["pick", &run, "--params", BUDGET]), compute.to_vec()].concat(),
     ];
-    for command in commands.drain(..) {
+    for command in commands {
         let exit = perform(&command)?;
         if exit != Exit::Done {
             return Ok(exit);
