@@ -1,8 +1,8 @@
 //! The one yardstick: a child and held-out data in, a scorecard out.
 //!
-//! Every child of every method is measured in the same way: [`features::extract`] runs it over images once; [`knn`]
-//! (DINO's weighted vote), [`linear`] (DINOv2's probe) and [`agreement`] (with its parent, no labels needed) read what came
-//! out; [`latency`] times it; [`score`] writes down each number with how it was measured. The same features, labels, seed
+//! Every child of every method is measured in the same way: [`features::extract`] runs it over images once; [`mod@knn`]
+//! (DINO's weighted vote), [`linear`] (DINOv2's probe) and [`mod@agreement`] (with its parent, no labels needed) read what came
+//! out; [`mod@latency`] times it; [`score`] writes down each number with how it was measured. The same features, labels, seed
 //! and build give the same numbers. Nothing here reads the clock, prints or chooses a device.
 
 pub mod agreement;

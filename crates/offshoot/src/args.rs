@@ -170,7 +170,7 @@ pub struct Which {
     /// Part of the data to score. Choose on val; test is for the final number.
     #[arg(long, value_enum, default_value_t = Part::Val)]
     pub split: Part,
-    /// Images of training data that vote or train the probe, at most; 0 for all.
+    /// Images of training data that vote or train the probe, at most; 0 for all. With a limit the numbers are only printed.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub references: usize,
     /// Print JSON.

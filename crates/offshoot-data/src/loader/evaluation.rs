@@ -72,6 +72,9 @@ const MAX_KEPT: usize = 1 << 30;
 /// Images of one batch.
 const BATCH: usize = 64;
 
+/// All batches of [`Prepared`] in order: `[images, channels, crop, crop]` values, and the number of images.
+pub type PreparedBatches<'a> = Box<dyn Iterator<Item = Result<(Vec<f32>, usize), DataError>> + 'a>;
+
 /// Examples that networks are measured on, for any number of passes: kept in memory where they take no more than 1 GiB,
 /// prepared again for each pass where they take more. Damaged ones are left out from the start.
 pub struct Prepared {
@@ -141,7 +144,7 @@ impl Prepared {
     }
 
     /// All batches in order: `[images, channels, crop, crop]` values and the number of images.
-    pub fn batches(&self) -> Box<dyn Iterator<Item = Result<(Vec<f32>, usize), DataError>> + '_> {
+    pub fn batches(&self) -> PreparedBatches<'_> {
         match &self.kept {
             Some(kept) => Box::new(kept.iter().cloned().map(Ok)),
             None => {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use offshoot_data::augment::CropSpec;
 use offshoot_data::{
-    Batch, BlockMasks, DataError, Labels, Loader, LoaderConfig, MultiCrop, Prepare, Preprocessing, evaluation_batches, open,
+    Batch, BlockMasks, DataError, Labels, Loader, LoaderConfig, MultiCrop, Prepare, Preprocessing, evaluation_batches,
+    open,
 };
 use tempfile::TempDir;
 

@@ -41,7 +41,7 @@ pub fn unresolved(value: &impl Serialize) -> Vec<String> {
 }
 
 /// Writes a recipe as TOML in the order of its fields (but the tables of a table after its other values, as TOML must), so
-/// that [`load`] reads an equal one. Numbers have the fewest digits that read back the same, small and large ones an exponent.
+/// that [`load`](super::load) reads an equal one. Numbers have the fewest digits that read back the same, small and large ones an exponent.
 ///
 /// # Errors
 /// If the recipe holds what TOML has not, such as whole numbers above `i64::MAX`.

@@ -101,13 +101,7 @@ impl RunFolder {
         }
         let folder = Self::lock(path)?;
         for name in names.iter().filter(|n| own(n) && *n != "lock") {
-            let target = path.join(name);
-            let removed = if target.is_dir() {
-                std::fs::remove_dir_all(&target)
-            } else {
-                std::fs::remove_file(&target)
-            };
-            removed.map_err(|source| RunError::Io { path: target, source })?;
+            remove(path.join(name))?;
         }
         Ok(folder)
     }
@@ -121,19 +115,18 @@ impl RunFolder {
             return Err(RunError::NoRun(path.to_owned()));
         }
         let folder = Self::lock(path)?;
-        for place in [path.to_owned(), folder.checkpoints()] {
+        for place in [
+            path.to_owned(),
+            folder.checkpoints(),
+            path.join("parent"),
+            path.join("views"),
+        ] {
             let Ok(entries) = std::fs::read_dir(&place) else {
                 continue;
             };
             for entry in entries.flatten() {
                 if entry.file_name().to_string_lossy().starts_with(".writing-") {
-                    let target = entry.path();
-                    let removed = if target.is_dir() {
-                        std::fs::remove_dir_all(&target)
-                    } else {
-                        std::fs::remove_file(&target)
-                    };
-                    removed.map_err(|source| RunError::Io { path: target, source })?;
+                    remove(entry.path())?;
                 }
             }
         }
@@ -174,6 +167,16 @@ impl RunFolder {
         let path = self.path.join(name);
         write_atomic(&path, |w| w.write_all(text.as_bytes())).map_err(|source| RunError::Io { path, source })
     }
+}
+
+/// Removes a file or a whole folder.
+fn remove(path: PathBuf) -> Result<(), RunError> {
+    let removed = if path.is_dir() {
+        std::fs::remove_dir_all(&path)
+    } else {
+        std::fs::remove_file(&path)
+    };
+    removed.map_err(|source| RunError::Io { path, source })
 }
 
 /// Whether a run writes an entry of this name.

@@ -149,9 +149,20 @@ pub fn save(
         std::fs::remove_dir_all(&target).map_err(io(&target))?;
     }
     std::fs::rename(&temporary, &target).map_err(io(&target))?;
+    prune(checkpoints, keep)
+}
+
+/// Removes all checkpoints but the newest `keep` (at least one).
+///
+/// # Errors
+/// If one cannot be removed.
+pub fn prune(checkpoints: &Path, keep: usize) -> Result<(), StateError> {
     let all = list(checkpoints);
     for (_, old) in &all[..all.len().saturating_sub(keep.max(1))] {
-        std::fs::remove_dir_all(old).map_err(io(old))?;
+        std::fs::remove_dir_all(old).map_err(|source| StateError::Io {
+            path: old.clone(),
+            source,
+        })?;
     }
     Ok(())
 }

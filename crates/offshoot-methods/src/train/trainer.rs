@@ -212,6 +212,8 @@ fn restore<L: Learner>(
     device: &Device,
     observer: &mut dyn Observer,
 ) -> Result<u64, TrainError<L::Error>> {
+    // A process that was killed between a new checkpoint and the removal of an old one left one too many.
+    state::prune(&session.run.checkpoints(), session.cadence.keep)?;
     let Some((_, folder)) = state::list(&session.run.checkpoints()).pop() else {
         return Ok(0);
     };

@@ -112,11 +112,18 @@ fn print(which: &Which, measured: &[(String, Vec<Scorecard>)]) -> Result<(), Fai
         });
         complain(&format!("{split}seed {}, {}", card.seed, card.machine));
     }
-    complain(&format!("written to {}", which.run.join("catalog.json").display()));
+    if which.references > 0 {
+        complain(&format!(
+            "not kept: measured with at most {} references",
+            which.references
+        ));
+    } else {
+        complain(&format!("written to {}", which.run.join("catalog.json").display()));
+    }
     Ok(())
 }
 
-/// Measures the children `ids` and records the scorecards in the run's catalog.
+/// Measures the children `ids` and, unless the references are limited, records the scorecards in the run's catalog.
 ///
 /// # Errors
 /// If the run, the data or a child cannot be used, or labels are needed that are not there.
@@ -148,6 +155,10 @@ pub fn measure_children(
         measured.push((id.clone(), cards));
     }
     progress.finish();
+    // Scores of fewer references would stand beside those of all as if they were the same.
+    if references > 0 {
+        return Ok(measured);
+    }
     for (id, cards) in &measured {
         let child: &mut Child = family
             .catalog

@@ -16,7 +16,6 @@ use offshoot_methods::elastic::pretrain::{ElasticLearner, ProbeImages};
 use offshoot_methods::elastic::recipe::{DataFacts, ElasticRecipe};
 use offshoot_methods::elastic::sampling::Sampler;
 use offshoot_methods::train::run::RunFolder;
-use offshoot_methods::train::state;
 use offshoot_methods::train::trainer::{Clock, Observer, Outcome, Session, StepReport, train};
 use offshoot_zoo::spec;
 use serde::Serialize;
@@ -46,7 +45,6 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
             return Ok(Exit::Done);
         }
         let recipe: ElasticRecipe = read_recipe(&folder.join("recipe.toml"), &[])?;
-        sweep(&run, recipe.train.keep)?;
         return go(args, Ready::new(args, recipe)?, &run);
     }
     let Some((path, overrides)) = args.recipe.split_first() else {
@@ -74,26 +72,6 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
     // Look at the folder first: a used one is refused before minutes are spent on the data.
     let run = RunFolder::create(out, false)?;
     go(args, Ready::new(args, recipe)?, &run)
-}
-
-/// Removes what a process left that was killed while it wrote the family, or between a checkpoint and the removal of an older.
-fn sweep(run: &RunFolder, keep: usize) -> Result<(), Failure> {
-    for place in ["parent", "views"] {
-        for entry in std::fs::read_dir(run.path().join(place))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            if entry.file_name().to_string_lossy().starts_with(".writing-") {
-                std::fs::remove_file(entry.path()).with_context(|| entry.path().display().to_string())?;
-            }
-        }
-    }
-    let saved = state::list(&run.checkpoints());
-    for (_, old) in &saved[..saved.len().saturating_sub(keep.max(1))] {
-        std::fs::remove_dir_all(old).with_context(|| old.display().to_string())?;
-    }
-    Ok(())
 }
 
 /// Reads a recipe file with overrides.
@@ -409,6 +387,12 @@ impl Observer for Stopping {
 
 /// Prints what a run would be, do and cost. No model is allocated.
 fn dry_run(mut recipe: ElasticRecipe, rate: f64) -> Result<(), Failure> {
+    if !(rate.is_finite() && rate > 0.0) {
+        return Err(Failure::input(
+            format!("--rate {rate} is no rate"),
+            "give TFLOP/s above 0, such as 100",
+        ));
+    }
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let mut known = None;
     if Path::new(&recipe.data.path).exists() && !recipe.data.path.is_empty() {
