@@ -117,7 +117,7 @@ pub struct Data {
 /// `offshoot pretrain`.
 #[derive(Debug, Args)]
 pub struct Pretrain {
-    /// The recipe, and overrides such as `optim.learning_rate=1e-3`.
+    /// The recipe, and overrides such as `optim.lr=1e-3`.
     #[arg(value_name = "RECIPE | KEY=VALUE")]
     pub recipe: Vec<String>,
     /// Run folder to make.

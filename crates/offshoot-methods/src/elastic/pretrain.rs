@@ -63,10 +63,9 @@ impl ElasticError {
             Self::Data(error) => error.hint().map(str::to_owned),
             Self::Sampling(error) => error.hint(),
             Self::Eval(error) => error.hint(),
-            Self::Diverged { .. } => Some(
-                "lower `optim.learning_rate`, or raise `optim.warmup_epochs`, and resume from an earlier checkpoint"
-                    .into(),
-            ),
+            Self::Diverged { .. } => {
+                Some("lower `optim.lr`, or raise `optim.warmup_epochs`, and resume from an earlier checkpoint".into())
+            }
             _ => None,
         }
     }

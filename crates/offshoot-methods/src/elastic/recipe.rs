@@ -126,9 +126,9 @@ pub struct HeadsRecipe {
 #[serde(deny_unknown_fields)]
 pub struct OptimRecipe {
     /// Peak learning rate. auto: 0.004 * sqrt(batch / 1024).
-    pub learning_rate: Auto<f64>,
+    pub lr: Auto<f64>,
     /// Learning rate that the whole cosine would end at.
-    pub final_learning_rate: f64,
+    pub final_lr: f64,
     /// Epochs of linear warm-up.
     pub warmup_epochs: f64,
     /// Weight decay at the start.
@@ -241,8 +241,8 @@ impl Default for ElasticRecipe {
             },
             loss: LossRecipe::default(),
             optim: OptimRecipe {
-                learning_rate: Auto::Auto,
-                final_learning_rate: 2e-5,
+                lr: Auto::Auto,
+                final_lr: 2e-5,
                 warmup_epochs: 10.0,
                 weight_decay: 0.04,
                 final_weight_decay: 0.4,
@@ -324,9 +324,7 @@ impl ElasticRecipe {
         self.check()?;
         self.data.workers.resolve(|| cores.max(1));
         self.space.width_step.resolve(|| self.parent.head_dim);
-        self.optim
-            .learning_rate
-            .resolve(|| 0.004 * (batch as f64 / 1024.0).sqrt());
+        self.optim.lr.resolve(|| 0.004 * (batch as f64 / 1024.0).sqrt());
         if let Some(data) = data {
             self.data.channels.resolve(|| data.channels);
             self.data.mean.resolve(|| data.mean.clone());
@@ -553,7 +551,7 @@ impl ElasticRecipe {
     /// The schedules of a run of [`steps`](Self::steps).
     pub fn schedules(&self) -> Schedules {
         let optim = &self.optim;
-        let peak = optim.learning_rate.value().copied().unwrap_or(0.0);
+        let peak = optim.lr.value().copied().unwrap_or(0.0);
         let cosine = |base, last, warmup, start| TruncatedCosine {
             base,
             last,
@@ -563,7 +561,7 @@ impl ElasticRecipe {
             stretch: optim.stretch,
         };
         Schedules {
-            learning_rate: cosine(peak, optim.final_learning_rate, self.epochs(optim.warmup_epochs), 0.0),
+            learning_rate: cosine(peak, optim.final_lr, self.epochs(optim.warmup_epochs), 0.0),
             weight_decay: cosine(optim.weight_decay, optim.final_weight_decay, 0, 0.0),
             momentum: cosine(optim.momentum, optim.final_momentum, 0, 0.0),
             teacher_temperature: WarmupConstant {

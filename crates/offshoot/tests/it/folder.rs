@@ -20,13 +20,13 @@ fn open(value: &toml::Value) -> bool {
 #[test]
 fn a_run_folder_holds_what_it_should() {
     let bench = Workbench::new();
-    let run = bench.trained("optim.learning_rate=auto data.workers=auto");
+    let run = bench.trained("optim.lr=auto data.workers=auto");
     let read = |name: &str| fs::read(run.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
 
     let recipe: toml::Value = toml::from_str(std::str::from_utf8(&read("recipe.toml")).unwrap()).unwrap();
     assert!(!open(&recipe), "every `auto` is resolved");
     assert!(
-        recipe["optim"]["learning_rate"]
+        recipe["optim"]["lr"]
             .as_float()
             .is_some_and(|rate| (rate - 0.004 * (4f64 / 1024.0).sqrt()).abs() < 1e-12)
     );

@@ -70,10 +70,10 @@ fn recipes() {
         bench.write("odd.toml", content);
         bench.run("pretrain odd.toml --out run").refuses(parts)
     };
-    bench.write("odd.toml", RECIPE.replace("learning_rate", "lerning_rate"));
+    bench.write("odd.toml", RECIPE.replace("\nlr = ", "\nlrr = "));
     bench
         .run("pretrain odd.toml --out run")
-        .refuses_with_hint(&["odd.toml:", "optim.lerning_rate"], &["optim.learning_rate"]);
+        .refuses_with_hint(&["odd.toml:", "optim.lrr"], &["optim.lr"]);
     refused(
         &RECIPE.replace("batch = 4", "batch = \"four\""),
         &["odd.toml:", "train.batch"],
@@ -85,8 +85,8 @@ fn recipes() {
     bench.run("pretrain missing.toml --out run").refuses(&["missing.toml"]);
     bench.run("pretrain images --out run").refuses(&["images"]);
     bench
-        .run("pretrain recipe.toml optim.lr=1 --out run")
-        .refuses_with_hint(&["optim.lr"], &["optim."]);
+        .run("pretrain recipe.toml optim.learning_rate=1 --out run")
+        .refuses_with_hint(&["optim.learning_rate"], &["optim.lr"]);
     bench
         .run("pretrain recipe.toml train.bath=1 --out run")
         .refuses_with_hint(&["train.bath"], &["train.batch"]);
@@ -197,9 +197,9 @@ fn odd_numbers_are_no_mistake_of_ours() {
         "masks.min_block=0",
         "masks.min_block=1000",
         "masks.max_block=0",
-        "optim.learning_rate=nan",
-        "optim.learning_rate=-1",
-        "optim.learning_rate=1e30",
+        "optim.lr=nan",
+        "optim.lr=-1",
+        "optim.lr=1e30",
         "optim.warmup_epochs=-1",
         "optim.warmup_epochs=1e300",
         "optim.epsilon=0",

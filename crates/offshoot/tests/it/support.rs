@@ -56,7 +56,7 @@ bottleneck = 8
 prototypes = [8, 12]
 
 [optim]
-learning_rate = 2e-3
+lr = 2e-3
 warmup_epochs = 0.5
 freeze_last_layer_epochs = 0.25
 teacher_temperature_warmup_epochs = 1
