@@ -3,7 +3,6 @@
 use anyhow::Context;
 use offshoot_data::sheet::{contact_sheet, write_png};
 use offshoot_data::{BlockMasks, CropSpec, Dataset, Labels, LoaderConfig, MultiCrop, SplitShares, Summary, summarize};
-use offshoot_family::recipe;
 use offshoot_methods::elastic::pretrain::loader_config;
 use offshoot_methods::elastic::recipe::ElasticRecipe;
 
@@ -106,10 +105,6 @@ fn config(args: &Data, summary: &Summary) -> Result<LoaderConfig, Failure> {
         };
         let dataset = Dataset::open(&args.path, Labels::Ignore, recipe.seed, shares)?;
         recipe.resolve(Some(&facts(&dataset)?), 1)?;
-        debug_assert!(
-            recipe::unresolved(&recipe).len() <= 1,
-            "only the fingerprint is left open"
-        );
         return Ok(loader_config(&recipe));
     }
     let side = summary

@@ -79,14 +79,12 @@ pub fn run(args: &Demo) -> Result<Exit, Failure> {
         "--check",
         "--overwrite",
     ]))?;
-    let why = format!("the best child within {BUDGET} parameters");
-    say(&format!("$ offshoot report {run}"))?;
-    let page = super::report::write(Path::new(&run), None, Some((picked.clone(), why)))?;
+    let page = place("report.html");
+    perform(&words(&["report", &run, "-o", &page]))?;
     say(&format!(
-        "\nIn {} offshoot made, in {}:\n  {run}  one run: parent, views, catalog, logs\n  {child}  {picked}, an ordinary model folder\n  {}  the report: open it in a browser",
+        "\nIn {} offshoot made, in {}:\n  {run}  one run: parent, views, catalog, logs\n  {child}  {picked}, an ordinary model folder\n  {page}  the report: open it in a browser",
         duration(began.elapsed().as_secs_f64()),
         out.display(),
-        page.display(),
     ))?;
     say(&format!(
         "\nNext:\n  offshoot family {run} --sort -{score}\n  offshoot pick {run} --ms 5\n  offshoot pretrain {recipe} data.path=YOUR/IMAGES --out my-run",

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use offshoot_family::Catalog;
+use offshoot_family::{Catalog, Child, Split};
 use offshoot_family::files::write_atomic;
 use offshoot_methods::train::metrics;
 use offshoot_report::RunFacts;
@@ -15,13 +15,22 @@ use crate::terminal::say;
 
 /// Runs the command.
 pub fn run(args: &Report) -> Result<(), Failure> {
-    let path = write(&args.run, args.out.clone(), None)?;
+    let path = write(&args.run, args.out.clone())?;
     say(&format!("wrote {}", path.display()))?;
     Ok(())
 }
 
-/// Writes the page and says where. `picked` is a child and why it was chosen.
-pub fn write(run: &Path, out: Option<PathBuf>, picked: Option<(String, String)>) -> Result<PathBuf, Failure> {
+/// The child that `pick` chose and why: the only one that was scored on the test split.
+fn picked(catalog: &Catalog) -> Option<(String, String)> {
+    let score = |child: &Child| child.score(&catalog.score, Split::Test);
+    let mut scored = catalog.children.iter().filter(|child| score(child).is_some());
+    let child = scored.next().filter(|_| scored.next().is_none())?;
+    let (name, value) = (&catalog.score, score(child)?);
+    Some((child.id.clone(), format!("chosen on val; {name} on test, measured after the choice: {value:.4}")))
+}
+
+/// Writes the page and says where.
+fn write(run: &Path, out: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let catalog = Catalog::open(run)?;
     let log = run.join("metrics.jsonl");
     let recipe = run.join("recipe.toml");
@@ -54,7 +63,7 @@ pub fn write(run: &Path, out: Option<PathBuf>, picked: Option<(String, String)>)
             String::new()
         },
         notes,
-        picked,
+        picked: picked(&catalog),
     };
     let page = offshoot_report::render(&catalog, &facts)?;
     let path = out.unwrap_or_else(|| run.join("report.html"));

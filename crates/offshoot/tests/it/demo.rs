@@ -37,7 +37,7 @@ fn demo(words: &str, metric: &str) -> Workbench {
     );
     assert!(here.join("child/README.md").is_file() && here.join("contact-sheet.png").is_file());
     assert!(
-        fs::read_to_string(here.join("run/report.html"))
+        fs::read_to_string(here.join("report.html"))
             .unwrap()
             .contains(&chosen[0].id)
     );
