@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use offshoot_family::{Catalog, Child, Split};
 use offshoot_family::files::write_atomic;
+use offshoot_family::{Catalog, Child, Split};
 use offshoot_methods::train::metrics;
 use offshoot_report::RunFacts;
 
@@ -26,7 +26,10 @@ fn picked(catalog: &Catalog) -> Option<(String, String)> {
     let mut scored = catalog.children.iter().filter(|child| score(child).is_some());
     let child = scored.next().filter(|_| scored.next().is_none())?;
     let (name, value) = (&catalog.score, score(child)?);
-    Some((child.id.clone(), format!("chosen on val; {name} on test, measured after the choice: {value:.4}")))
+    Some((
+        child.id.clone(),
+        format!("chosen on val; {name} on test, measured after the choice: {value:.4}"),
+    ))
 }
 
 /// Writes the page and says where.
