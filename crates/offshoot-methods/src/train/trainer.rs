@@ -127,7 +127,7 @@ pub enum TrainError<E: std::error::Error + 'static> {
 }
 
 /// What the loop needs besides the learner.
-pub struct Session<'a> {
+pub struct Context<'a> {
     /// Where everything is written.
     pub run: &'a RunFolder,
     /// How often.
@@ -148,38 +148,38 @@ pub struct Session<'a> {
 /// Whatever failed first. Everything up to the last checkpoint is on disk.
 pub fn train<L: Learner>(
     learner: &mut L,
-    session: &Session,
+    context: &Context,
     device: &Device,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, TrainError<L::Error>> {
-    let first = restore(learner, session, device, observer)?;
-    let mut logs = Logs::open(session, first)?;
+    let first = restore(learner, context, device, observer)?;
+    let mut logs = Logs::open(context, first)?;
     let steps = learner.steps();
     learner.start(first).map_err(TrainError::Learner)?;
     for step in first..steps {
-        let began = session.clock.elapsed();
-        let report = learner.step(step, session.clock).map_err(TrainError::Learner)?;
-        let took = session.clock.elapsed().saturating_sub(began);
+        let began = context.clock.elapsed();
+        let report = learner.step(step, context.clock).map_err(TrainError::Learner)?;
+        let took = context.clock.elapsed().saturating_sub(began);
         let done = step + 1;
         let last = done == steps;
         logs.step(
-            session,
+            context,
             done,
             &report,
             took,
-            last || done % session.cadence.log_every.max(1) == 0,
+            last || done % context.cadence.log_every.max(1) == 0,
         )?;
         observer.stepped(done, steps, &report, took);
-        if last || due(done, session.cadence.probe_every) {
+        if last || due(done, context.cadence.probe_every) {
             let values = learner.probe().map_err(TrainError::Learner)?;
-            logs.probe(session, done, &values)?;
+            logs.probe(context, done, &values)?;
             observer.probed(done, &values);
         }
-        let stopping = session.stop.load(Ordering::Relaxed);
-        if last || stopping || due(done, session.cadence.checkpoint_every) {
+        let stopping = context.stop.load(Ordering::Relaxed);
+        if last || stopping || due(done, context.cadence.checkpoint_every) {
             // Logs first: a checkpoint promises that everything up to its step is on disk.
             logs.flush()?;
-            save(learner, session, done)?;
+            save(learner, context, done)?;
             observer.saved(done);
         }
         if stopping && !last {
@@ -193,35 +193,35 @@ fn due(done: u64, every: u64) -> bool {
     every > 0 && done.is_multiple_of(every)
 }
 
-fn save<L: Learner>(learner: &L, session: &Session, done: u64) -> Result<(), StateError> {
-    let (checkpoints, state) = (session.run.checkpoints(), learner.state());
+fn save<L: Learner>(learner: &L, context: &Context, done: u64) -> Result<(), StateError> {
+    let (checkpoints, state) = (context.run.checkpoints(), learner.state());
     state::save(
         &checkpoints,
         done,
         &state,
-        session.recipe,
-        session.machine,
-        session.cadence.keep,
+        context.recipe,
+        context.machine,
+        context.cadence.keep,
     )
 }
 
 /// Takes over the newest checkpoint, if there is one; the number of steps that are done.
 fn restore<L: Learner>(
     learner: &mut L,
-    session: &Session,
+    context: &Context,
     device: &Device,
     observer: &mut dyn Observer,
 ) -> Result<u64, TrainError<L::Error>> {
     // A process that was killed between a new checkpoint and the removal of an old one left one too many.
-    state::prune(&session.run.checkpoints(), session.cadence.keep)?;
-    let Some((_, folder)) = state::list(&session.run.checkpoints()).pop() else {
+    state::prune(&context.run.checkpoints(), context.cadence.keep)?;
+    let Some((_, folder)) = state::list(&context.run.checkpoints()).pop() else {
         return Ok(0);
     };
-    let (facts, state) = state::load(&folder, session.recipe, device)?;
-    if facts.machine != session.machine {
+    let (facts, state) = state::load(&folder, context.recipe, device)?;
+    if facts.machine != context.machine {
         observer.noted(&format!(
             "the checkpoint was written on {}; this is {}: numbers may differ in the last bits",
-            facts.machine, session.machine
+            facts.machine, context.machine
         ));
     }
     learner.restore(state).map_err(TrainError::Learner)?;
@@ -238,11 +238,11 @@ struct Logs {
 }
 
 impl Logs {
-    fn open(session: &Session, first: u64) -> Result<Self, LogError> {
+    fn open(context: &Context, first: u64) -> Result<Self, LogError> {
         // A run that was killed before its first checkpoint starts over with a log of its own.
         let open = |path: &Path| MetricsWriter::resume(path, first);
-        let path = session.run.path();
-        let now = session.clock.wall_seconds();
+        let path = context.run.path();
+        let now = context.clock.wall_seconds();
         let mut events = EventWriter::create(path, &format!("step-{first}"), now)?;
         if first > 0 {
             // Readers drop what an earlier start logged at this step and later: the step that is done already stays.
@@ -257,7 +257,7 @@ impl Logs {
 
     fn step(
         &mut self,
-        session: &Session,
+        context: &Context,
         done: u64,
         report: &StepReport,
         took: Duration,
@@ -274,15 +274,15 @@ impl Logs {
         ];
         self.metrics.write(done, &report.values)?;
         self.timing.write(done, &times)?;
-        let now = session.clock.wall_seconds();
+        let now = context.clock.wall_seconds();
         self.events.scalar(done, now, &report.values)?;
         self.events.scalar(done, now, &times)?;
         Ok(())
     }
 
-    fn probe(&mut self, session: &Session, done: u64, values: &[(String, f64)]) -> Result<(), LogError> {
+    fn probe(&mut self, context: &Context, done: u64, values: &[(String, f64)]) -> Result<(), LogError> {
         self.metrics.write(done, values)?;
-        self.events.scalar(done, session.clock.wall_seconds(), values)?;
+        self.events.scalar(done, context.clock.wall_seconds(), values)?;
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use offshoot_methods::elastic::pretrain::{ElasticLearner, ProbeImages};
 use offshoot_methods::elastic::recipe::{DataFacts, ElasticRecipe};
 use offshoot_methods::elastic::sampling::Sampler;
 use offshoot_methods::train::run::RunFolder;
-use offshoot_methods::train::trainer::{Clock, Observer, Outcome, Session, StepReport, train};
+use offshoot_methods::train::trainer::{self, Clock, Observer, Outcome, StepReport, train};
 use offshoot_zoo::spec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -195,7 +195,7 @@ fn go(args: &Pretrain, ready: Ready, run: &RunFolder) -> Result<Exit, Failure> {
     STOP.store(false, Ordering::Relaxed);
     let clock = ProcessClock::start();
     let recipe_hash = blake3::hash(text.as_bytes()).to_hex();
-    let session = Session {
+    let context = trainer::Context {
         run,
         cadence: &recipe.cadence(),
         recipe: recipe_hash.as_str(),
@@ -208,7 +208,7 @@ fn go(args: &Pretrain, ready: Ready, run: &RunFolder) -> Result<Exit, Failure> {
         after: args.stop_after,
     };
     TRAINING.store(true, Ordering::Relaxed);
-    let outcome = train(&mut learner, &session, &machine.device, &mut observer);
+    let outcome = train(&mut learner, &context, &machine.device, &mut observer);
     TRAINING.store(false, Ordering::Relaxed);
     let outcome = outcome?;
     observer.inner.finish();
