@@ -5,12 +5,11 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
-use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, ops::ActivationOps};
-use burn::tensor::{DType, TensorData};
 
 use crate::Kernels;
+use crate::slices::{self, all_f32, contiguous, owned, tensor};
 use crate::vector::{self, exp_negative};
 
 /// `Phi(-z) * exp(z^2 / 2) = t * (C[0] + C[1] t + ...)` with `t = 1 / (1 + P z)` for `z >= 0`: fitted to 1.6e-8 relative
@@ -43,51 +42,57 @@ fn normal(x: f32) -> (f32, f32) {
     (if x < 0.0 { tail } else { 1.0 - tail }, bell)
 }
 
-/// `x * Phi(x)`.
-pub(crate) fn forward(x: FloatTensor<Flex>) -> FloatTensor<Flex> {
-    if x.dtype() != DType::F32 {
-        return Flex::gelu(x);
+/// `x * Phi(x)` of each element.
+#[inline(always)]
+pub(crate) fn values(x: &[f32], out: &mut [f32]) {
+    for (y, &x) in out.iter_mut().zip(x) {
+        *y = x * normal(x).0;
     }
-    let x = x.to_contiguous();
-    let input: &[f32] = x.as_slice().expect("it was just made contiguous");
-    let mut output = vec![0.0; input.len()];
-    vector::map(
-        input,
-        &mut output,
-        #[inline(always)]
-        |input, output| {
-            for (y, &x) in output.iter_mut().zip(input) {
-                *y = x * normal(x).0;
-            }
-        },
-    );
-    FlexTensor::from_data(TensorData::new(output, x.shape()))
 }
 
-/// `gradient * (Phi(x) + x * phi(x))`, in the gradient's memory where nothing else holds it.
-pub(crate) fn backward(x: FloatTensor<Flex>, gradient: FloatTensor<Flex>) -> FloatTensor<Flex> {
-    if x.dtype() != DType::F32 || gradient.dtype() != DType::F32 {
-        return Flex::gelu_backward(x, gradient);
-    }
-    let x = x.to_contiguous();
-    let input: &[f32] = x.as_slice().expect("it was just made contiguous");
-    let mut gradient = gradient.to_contiguous();
-    if gradient.as_slice::<f32>().map(<[f32]>::len) != Some(gradient.storage::<f32>().len()) {
-        // A contiguous part of something larger: take it out.
-        gradient = FlexTensor::from_data(gradient.into_data());
-    }
-    vector::map(
-        input,
-        gradient.storage_mut(),
-        #[inline(always)]
-        |input, gradient| {
-            for (g, &x) in gradient.iter_mut().zip(input) {
+/// Multiplies `gradient` by `Phi(x) + x * phi(x)`; `out`, where it is given, becomes `x * Phi(x)` from the same exponential.
+#[inline(always)]
+pub(crate) fn gradient(x: &[f32], gradient: &mut [f32], out: Option<&mut [f32]>) {
+    match out {
+        Some(out) => {
+            for ((g, y), &x) in gradient.iter_mut().zip(out).zip(x) {
+                let (distribution, bell) = normal(x);
+                *y = x * distribution;
+                *g *= (DENSITY * x).mul_add(bell, distribution);
+            }
+        }
+        None => {
+            for (g, &x) in gradient.iter_mut().zip(x) {
                 let (distribution, bell) = normal(x);
                 *g *= (DENSITY * x).mul_add(bell, distribution);
             }
-        },
+        }
+    }
+}
+
+/// [`Kernels::exact_gelu`] on the CPU.
+pub(crate) fn forward(x: FloatTensor<Flex>) -> FloatTensor<Flex> {
+    if !all_f32([&x]) {
+        return Flex::gelu(x);
+    }
+    let x = contiguous(x);
+    tensor(vector::map(slices::values(&x), #[inline(always)] |x, y| values(x, y)), x.shape())
+}
+
+/// [`Kernels::exact_gelu_backward`] on the CPU, in the gradient's memory where nothing else holds it.
+pub(crate) fn backward(x: FloatTensor<Flex>, d: FloatTensor<Flex>) -> FloatTensor<Flex> {
+    if !all_f32([&x, &d]) {
+        return Flex::gelu_backward(x, d);
+    }
+    let x = contiguous(x);
+    let x = slices::values(&x);
+    let mut d = owned(contiguous(d));
+    vector::update(
+        d.storage_mut(),
+        #[inline(always)]
+        |start, d| gradient(&x[start..][..d.len()], d, None),
     );
-    gradient
+    d
 }
 
 /// GELU with its gradient, for any backend that has both.

@@ -1,33 +1,333 @@
 //! Loops over long slices: vectorised for the CPU at hand, and split over its cores by one rule.
+//!
+//! Work is cut into pieces by sizes alone, never by the number of threads, and sums over pieces are taken in their order. So
+//! results do not depend on the number of threads. Within a row, sums run in [`LANES`] interleaved parts on every CPU, and every
+//! multiply-add is fused, so they do not depend on the width of its vectors either.
+
+use std::cell::{Cell, RefCell};
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
 
 use pulp::Arch;
 use rayon::prelude::*;
 
-/// Elements of one piece of work. Pieces are cut by this number alone, so that results do not depend on the number of threads.
-const PIECE: usize = 1 << 14;
+/// Elements of one piece of work.
+pub(crate) const PIECE: usize = 1 << 14;
+/// Interleaved parts of a sum: one AVX-512 vector.
+pub(crate) const LANES: usize = 16;
 
-/// Runs `piece` on matching pieces of `output` and `input`.
-pub(crate) fn map(input: &[f32], output: &mut [f32], piece: impl Fn(&[f32], &mut [f32]) + Sync) {
-    let arch = Arch::new();
-    output
-        .par_chunks_mut(PIECE)
-        .zip(input.par_chunks(PIECE))
-        .for_each(|(output, input)| {
-            arch.dispatch(
-                #[inline(always)]
-                || piece(input, output),
-            );
-        });
+/// The environment variable that chooses the [`Path`] for a whole process: `avx512`, `avx2` or `plain`.
+pub const PATH_VARIABLE: &str = "OFFSHOOT_SIMD";
+
+/// Vector instructions that the kernels of this crate use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// 512-bit vectors (x86-64-v4).
+    Avx512,
+    /// 256-bit vectors with fused multiply-add (x86-64-v3).
+    Avx2,
+    /// What the compiler makes for any CPU of this kind.
+    Plain,
+}
+
+impl Path {
+    /// All paths, the widest first.
+    pub const ALL: [Self; 3] = [Self::Avx512, Self::Avx2, Self::Plain];
+
+    /// The name in [`PATH_VARIABLE`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Plain => "plain",
+        }
+    }
+
+    /// What this CPU needs to run it; none if it cannot.
+    fn arch(self) -> Option<Arch> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use pulp::x86::{V3, V4};
+            match self {
+                Self::Avx512 => V4::try_new().map(Arch::V4),
+                Self::Avx2 => V3::try_new().map(Arch::V3),
+                Self::Plain => Some(Arch::Scalar),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            (self == Self::Plain).then(Arch::new)
+        }
+    }
+
+    /// Whether this CPU can run it.
+    pub fn is_available(self) -> bool {
+        self.arch().is_some()
+    }
+
+    /// The path that this process asks for by [`PATH_VARIABLE`], or the widest that the CPU has.
+    ///
+    /// # Errors
+    /// In words, if the variable holds no path or one that this CPU does not have.
+    pub fn chosen() -> Result<Self, String> {
+        let available = || Self::ALL.into_iter().filter(|path| path.is_available());
+        let Some(asked) = std::env::var_os(PATH_VARIABLE) else {
+            return Ok(available().next().unwrap_or(Self::Plain));
+        };
+        let found = available().find(|path| asked == path.name());
+        found.ok_or_else(|| {
+            let names: Vec<&str> = available().map(Self::name).collect();
+            format!("{PATH_VARIABLE}={}: this CPU has {}", asked.display(), names.join(", "))
+        })
+    }
+}
+
+thread_local! {
+    static FORCED: Cell<Option<Path>> = const { Cell::new(None) };
+}
+
+/// Runs `work` with the kernels that it calls from this thread on `path`.
+///
+/// # Panics
+/// If this CPU does not have it.
+pub fn with_path<T>(path: Path, work: impl FnOnce() -> T) -> T {
+    assert!(path.is_available(), "this CPU has no {}", path.name());
+    let before = FORCED.replace(Some(path));
+    let result = work();
+    FORCED.set(before);
+    result
+}
+
+/// The vector instructions for a kernel that is called now. Kernels ask once, before they split their work over threads.
+pub(crate) fn arch() -> Arch {
+    static CHOSEN: OnceLock<Path> = OnceLock::new();
+    let path = FORCED.get().unwrap_or_else(|| {
+        // A wrong variable is the binary's to report; here the best there is will do.
+        *CHOSEN.get_or_init(|| Path::chosen().unwrap_or(Path::Plain))
+    });
+    path.arch().unwrap_or(Arch::Scalar)
+}
+
+/// Memory that nothing was written to yet.
+pub(crate) type Blank = [MaybeUninit<f32>];
+
+/// `blank` with zeros written to it.
+pub(crate) fn zeroed(blank: &mut Blank) -> &mut [f32] {
+    blank.fill(MaybeUninit::new(0.0));
+    // SAFETY: every element was just written.
+    #[allow(unsafe_code, reason = "the standard library has no stable call for a slice that was written")]
+    unsafe {
+        &mut *(std::ptr::from_mut(blank) as *mut [f32])
+    }
+}
+
+/// `blank` with `values` written to it.
+pub(crate) fn copied<'a>(blank: &'a mut Blank, values: &[f32]) -> &'a mut [f32] {
+    assert_eq!(blank.len(), values.len());
+    for (to, from) in blank.iter_mut().zip(values) {
+        to.write(*from);
+    }
+    // SAFETY: every element was just written.
+    #[allow(unsafe_code, reason = "the standard library has no stable call for a slice that was written")]
+    unsafe {
+        &mut *(std::ptr::from_mut(blank) as *mut [f32])
+    }
+}
+
+/// Buffers made in pieces: `sizes` are those of each piece in each buffer. `work` gets a piece's number and its blank memory in
+/// each buffer, and returns that memory written to. A buffer that is overwritten anyway is never cleared first.
+pub(crate) fn build_pieces<const N: usize, F>(sizes: &[[usize; N]], work: F) -> [Vec<f32>; N]
+where
+    F: for<'a> Fn(usize, [&'a mut Blank; N]) -> [&'a mut [f32]; N] + Sync,
+{
+    let lens: [usize; N] = std::array::from_fn(|b| sizes.iter().map(|piece| piece[b]).sum());
+    let mut buffers: [Vec<f32>; N] = lens.map(Vec::with_capacity);
+    let mut lens_left = lens.iter();
+    let mut rests = buffers.each_mut().map(|buffer| {
+        let len = *lens_left.next().expect("one a buffer");
+        &mut buffer.spare_capacity_mut()[..len]
+    });
+    let mut pieces: Vec<[&mut Blank; N]> = Vec::with_capacity(sizes.len());
+    for piece in sizes {
+        let mut sizes = piece.iter();
+        pieces.push(rests.each_mut().map(|rest| {
+            let (part, after) = std::mem::take(rest).split_at_mut(*sizes.next().expect("one a buffer"));
+            *rest = after;
+            part
+        }));
+    }
+    let checked = |(i, piece): (usize, [&mut Blank; N])| {
+        let asked = piece.each_ref().map(|blank| (blank.as_ptr() as usize, blank.len()));
+        let written = work(i, piece).map(|values| (values.as_ptr() as usize, values.len()));
+        assert!(written == asked, "another piece came back");
+    };
+    match pieces.len() {
+        1 => pieces.into_iter().enumerate().for_each(checked),
+        _ => pieces.into_par_iter().enumerate().for_each(checked),
+    }
+    for (buffer, len) in buffers.iter_mut().zip(lens) {
+        // SAFETY: each of the pieces, which together are the first `len` elements, came back as written.
+        #[allow(unsafe_code, reason = "a vector cannot know that its spare memory was written")]
+        unsafe {
+            buffer.set_len(len);
+        }
+    }
+    buffers
+}
+
+/// One buffer of `len` values, made as by [`build_pieces`] in pieces of `piece`.
+pub(crate) fn build<F>(len: usize, piece: usize, work: F) -> Vec<f32>
+where
+    F: for<'a> Fn(usize, &'a mut Blank) -> &'a mut [f32] + Sync,
+{
+    let piece = piece.max(1);
+    let sizes: Vec<[usize; 1]> = (0..len.div_ceil(piece)).map(|i| [piece.min(len - i * piece)]).collect();
+    let [values] = build_pieces(&sizes, |i, [blank]| [work(i, blank)]);
+    values
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `work` with `len` values of this thread's own memory, which keeps its size from call to call and holds anything.
+pub(crate) fn with_scratch<T>(len: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
+    let mut values = SCRATCH.take();
+    if values.len() < len {
+        values.resize(len, 0.0);
+    }
+    let result = work(&mut values[..len]);
+    SCRATCH.set(values);
+    result
+}
+
+/// Runs `work` on the pieces of `output` and the pieces of `input` beside them.
+pub(crate) fn map(input: &[f32], work: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f32> {
+    let arch = arch();
+    build(input.len(), PIECE, |i, blank| {
+        let input = &input[i * PIECE..][..blank.len()];
+        let output = zeroed(blank);
+        arch.dispatch(
+            #[inline(always)]
+            || work(input, output),
+        );
+        output
+    })
+}
+
+/// Runs `work` on the pieces of `values`, with the place where each begins.
+pub(crate) fn update(values: &mut [f32], work: impl Fn(usize, &mut [f32]) + Sync) {
+    let arch = arch();
+    let run = |i: usize, piece: &mut [f32]| {
+        arch.dispatch(
+            #[inline(always)]
+            || work(i * PIECE, piece),
+        );
+    };
+    if values.len() <= PIECE {
+        run(0, values);
+    } else {
+        values.par_chunks_mut(PIECE).enumerate().for_each(|(i, piece)| run(i, piece));
+    }
+}
+
+/// Rows of `width` that make about one piece.
+pub(crate) fn rows_of(width: usize) -> usize {
+    (PIECE / width.max(1)).max(1)
+}
+
+/// Adds up `parts` of `width` values each, in their order.
+pub(crate) fn add_up(parts: &[f32], width: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; width];
+    for part in parts.chunks_exact(width.max(1)) {
+        for (sum, value) in sums.iter_mut().zip(part) {
+            *sum += value;
+        }
+    }
+    sums
+}
+
+/// The sum of `term(i)` over `0..n`, in [`LANES`] interleaved parts.
+#[inline(always)]
+pub(crate) fn sum_of(n: usize, term: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let whole = n / LANES * LANES;
+    let mut i = 0;
+    while i < whole {
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            *lane += term(i + l);
+        }
+        i += LANES;
+    }
+    for (l, lane) in lanes.iter_mut().enumerate().take(n - whole) {
+        *lane += term(whole + l);
+    }
+    total(&lanes)
+}
+
+/// Sum of the lanes, by halves.
+#[inline(always)]
+fn total(lanes: &[f32; LANES]) -> f32 {
+    let mut lanes = *lanes;
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Sum of products.
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let n = a.len().min(b.len());
+    let (a, b) = (&a[..n], &b[..n]);
+    let mut lanes = [0.0f32; LANES];
+    let (a_whole, b_whole) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    for (l, (x, y)) in a_whole.remainder().iter().zip(b_whole.remainder()).enumerate() {
+        lanes[l] = x * y;
+    }
+    for (a, b) in a_whole.zip(b_whole) {
+        for l in 0..LANES {
+            lanes[l] = a[l].mul_add(b[l], lanes[l]);
+        }
+    }
+    total(&lanes)
+}
+
+/// The largest value, or NaN if there is one; negative infinity of nothing.
+#[inline(always)]
+pub(crate) fn largest(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let mut poisoned = [false; LANES];
+    let whole = values.chunks_exact(LANES);
+    for (l, &x) in whole.remainder().iter().enumerate() {
+        lanes[l] = x;
+        poisoned[l] = x.is_nan();
+    }
+    for chunk in whole {
+        for l in 0..LANES {
+            lanes[l] = if chunk[l] > lanes[l] { chunk[l] } else { lanes[l] };
+            poisoned[l] |= chunk[l].is_nan();
+        }
+    }
+    if poisoned.contains(&true) {
+        return f32::NAN;
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// Bits of 1.5 * 2^23: adding it to a small number rounds that to a whole one in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
-/// `exp(x)` for `x <= 0`, to about 1e-7 relative; 0 below -87. Without branches, so that loops over it become vectors.
+/// `exp(x)` for `x <= 0`, to about 1e-7 relative; 0 below -87, NaN of NaN. Without branches, so that loops over it become
+/// vectors.
 #[inline(always)]
 pub(crate) fn exp_negative(x: f32) -> f32 {
-    let clamped = x.max(-87.0);
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let clamped = if x < -87.0 { -87.0 } else { x };
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     // ln 2 in two parts, so that n * ln 2 is exact in the first.
     let r = n.mul_add(-0.693_145_75, clamped);
@@ -60,5 +360,42 @@ mod tests {
         }
         assert_eq!(exp_negative(-100.0), 0.0);
         assert_eq!(exp_negative(f32::NEG_INFINITY), 0.0);
+        assert!(exp_negative(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn reductions_take_every_element_once() {
+        for n in [0, 1, 15, 16, 17, 31, 64, 100] {
+            let values: Vec<f32> = (0..n).map(|i| i as f32 + 1.0).collect();
+            let sum = (n * (n + 1) / 2) as f32;
+            assert_eq!(sum_of(n, |i| values[i]), sum);
+            assert_eq!(dot(&values, &vec![2.0; n]), 2.0 * sum);
+            assert_eq!(largest(&values), if n == 0 { f32::NEG_INFINITY } else { n as f32 });
+            for at in 0..n {
+                let mut values = values.clone();
+                values[at] = f32::NAN;
+                assert!(largest(&values).is_nan());
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_are_all_built() {
+        for (n, piece) in [(0, 3), (1, 3), (3, 3), (10, 3), (64, 16)] {
+            let values = build(n, piece, |i, blank| {
+                let values = zeroed(blank);
+                for (k, v) in values.iter_mut().enumerate() {
+                    *v = (i * piece + k) as f32;
+                }
+                values
+            });
+            assert_eq!(values, (0..n).map(|k| k as f32).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "another piece")]
+    fn a_piece_that_is_not_the_whole_is_refused() {
+        build(4, 8, |_, blank| &mut zeroed(blank)[..2]);
     }
 }
