@@ -11,7 +11,7 @@ use crate::hf::{Layout, vit_layout};
 use crate::network::{DropPath, Features, Network, NetworkError, SpaceBounds};
 use crate::positions;
 use crate::spec::{Dim, Init, TensorSpec};
-use crate::tensor::{Bool, Int, Tensor, TensorData, gelu, module};
+use crate::tensor::{Attention, Bool, Int, Linear, Tensor, TensorData, attention, module};
 use crate::weights::Weights;
 
 /// A vision transformer's forward pass and space.
@@ -44,7 +44,10 @@ impl VitNetwork {
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch * grid * grid, channels * patch * patch]);
         let kernel = weights.tensor::<2>("patch_embed.proj.weight");
-        linear(columns, kernel, weights.tensor("patch_embed.proj.bias")).reshape([batch, grid * grid, width])
+        Linear::new(kernel)
+            .bias(weights.tensor("patch_embed.proj.bias"))
+            .forward(columns)
+            .reshape([batch, grid * grid, width])
     }
 
     /// `[1, 1 + side * side, width]` positions for a grid of `side`.
@@ -60,28 +63,32 @@ impl VitNetwork {
         Tensor::cat(vec![all.slice([0..1, 0..width]), resampled], 0).unsqueeze()
     }
 
-    /// Multi-head self-attention of `[b, t, width]`.
-    fn attention(&self, weights: &Weights, block: &str, x: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
-        let (heads, head_dim) = (self.vit.heads(), self.vit.head_dim);
-        let weight = |leaf: &str| weights.tensor::<2>(&format!("{block}.attn.{leaf}.weight"));
-        let bias = |leaf: &str| weights.tensor::<1>(&format!("{block}.attn.{leaf}.bias"));
-        let qkv = linear(x.reshape([batch * tokens, width]), weight("qkv"), bias("qkv"))
-            .reshape([batch, tokens, 3, heads, head_dim])
-            .permute([2, 0, 3, 1, 4]);
-        let part = |i: usize| qkv.clone().slice_dim(0, i..i + 1).squeeze_dim::<4>(0);
-        let mixed = module::attention(part(0), part(1), part(2), None, None, Default::default());
-        let mixed = mixed.permute([0, 2, 1, 3]).reshape([batch * tokens, width]);
-        linear(mixed, weight("proj"), bias("proj")).reshape([batch, tokens, width])
-    }
-
-    /// The feed-forward layer of `[b, t, width]`.
-    fn feed_forward(&self, weights: &Weights, block: &str, x: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
-        let weight = |leaf: &str| weights.tensor::<2>(&format!("{block}.mlp.{leaf}.weight"));
-        let bias = |leaf: &str| weights.tensor::<1>(&format!("{block}.mlp.{leaf}.bias"));
-        let hidden = linear(x.reshape([batch * tokens, width]), weight("fc1"), bias("fc1"));
-        linear(gelu(hidden), weight("fc2"), bias("fc2")).reshape([batch, tokens, width])
+    /// One branch of a block on `x`, `[rows, width]`: attention over `sequences` (0) or the feed-forward layer (1), up to its last
+    /// layer and what goes into that, so that the residual can be added within it.
+    fn branch(&self, weights: &Weights, block: &str, branch: usize, sequences: Vec<(usize, usize)>, x: Tensor<2>) -> (Linear, Tensor<2>) {
+        let vector = |leaf: &str| weights.tensor::<1>(&format!("{block}.{leaf}"));
+        let layer = |leaf: &str| {
+            Linear::new(weights.tensor(&format!("{block}.{leaf}.weight"))).bias(vector(&format!("{leaf}.bias")))
+        };
+        let entry = |leaf: &str, norm: &str| {
+            let (scale, shift) = (vector(&format!("{norm}.weight")), vector(&format!("{norm}.bias")));
+            layer(leaf).layer_norm(scale, shift, self.vit.norm_eps)
+        };
+        if branch == 0 {
+            let heads = self.vit.heads();
+            let form = Attention {
+                sequences,
+                heads,
+                kv_heads: heads,
+                head_dim: self.vit.head_dim,
+                causal: false,
+            };
+            let mixed = attention(form, entry("attn.qkv", "norm1").forward(x), None);
+            (layer("attn.proj").layer_scale(vector("ls1.gamma")), mixed)
+        } else {
+            let hidden = entry("mlp.fc1", "norm2").forward(x);
+            (layer("mlp.fc2").gelu().layer_scale(vector("ls2.gamma")), hidden)
+        }
     }
 
     fn norm(&self, weights: &Weights, name: &str, x: Tensor<3>) -> Tensor<3> {
@@ -131,26 +138,24 @@ impl VitNetwork {
     }
 }
 
-/// `[rows, in]` times an (out, in) matrix, plus a bias.
-pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
-    module::linear(x, weight.transpose(), Some(bias))
-}
-
-/// Adds `scale * branch(x)` to `x`, on a subset of the images where drop path asks for one.
-fn residual(
-    x: Tensor<3>,
-    subset: Option<Vec<usize>>,
-    scale: Tensor<1>,
-    branch: impl FnOnce(Tensor<3>) -> Tensor<3>,
-) -> Tensor<3> {
-    let Some(subset) = subset else {
-        return x.clone() + branch(x) * scale.unsqueeze();
-    };
-    let weight = x.dims()[0] as f64 / subset.len() as f64;
+/// Adds a branch to the images of `subset` only, as much stronger as there are fewer of them (stochastic depth by sub-batch,
+/// Oquab et al. 2023, section 5).
+fn on_subset(
+    x: Tensor<2>,
+    [batch, tokens, width]: [usize; 3],
+    subset: Vec<usize>,
+    run: impl FnOnce(usize, Tensor<2>) -> (Linear, Tensor<2>),
+) -> Tensor<2> {
+    let kept = subset.len();
     let rows: Vec<i64> = subset.iter().map(|&i| i as i64).collect();
-    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [subset.len()]), &x.device());
-    let change = branch(x.clone().select(0, rows.clone())) * scale.mul_scalar(weight).unsqueeze();
+    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [kept]), &x.device());
+    let x = x.reshape([batch, tokens * width]);
+    let part = x.clone().select(0, rows.clone()).reshape([kept * tokens, width]);
+    let (last, inner) = run(kept, part);
+    let change = last.forward(inner).mul_scalar(batch as f64 / kept as f64);
+    let change = change.reshape([kept, tokens * width]);
     x.select_assign(0, rows, change, burn::tensor::IndexingUpdateOp::Add)
+        .reshape([batch * tokens, width])
 }
 
 /// Block ids kept at `depth` of `parent` blocks: `floor((parent - 1) * j / (depth - 1))`, evenly spaced, with the first and
@@ -239,16 +244,22 @@ impl Network for VitNetwork {
         let cls = weights.tensor::<3>("cls_token").expand([batch, 1, width]);
         let side = patches.isqrt();
         let mut x = Tensor::cat(vec![cls, x], 1) + self.positions(weights, side);
+        let tokens = 1 + patches;
+        let mut x = x.reshape([batch * tokens, width]);
         for i in 0..self.vit.depth {
             let block = format!("blocks.{i}");
-            let scale = |leaf: &str| weights.tensor::<1>(&format!("{block}.{leaf}.gamma"));
-            x = residual(x, drop_path.subset(2 * i, batch), scale("ls1"), |x| {
-                self.attention(weights, &block, self.norm(weights, &format!("{block}.norm1"), x))
-            });
-            x = residual(x, drop_path.subset(2 * i + 1, batch), scale("ls2"), |x| {
-                self.feed_forward(weights, &block, self.norm(weights, &format!("{block}.norm2"), x))
-            });
+            for branch in 0..2 {
+                let run = |images: usize, x: Tensor<2>| self.branch(weights, &block, branch, vec![(images, tokens)], x);
+                x = match drop_path.subset(2 * i + branch, batch) {
+                    None => {
+                        let (last, inner) = run(batch, x.clone());
+                        last.residual(x).forward(inner)
+                    }
+                    Some(subset) => on_subset(x, [batch, tokens, width], subset, run),
+                };
+            }
         }
+        let x = x.reshape([batch, tokens, width]);
         let x = self.norm(weights, "norm", x);
         let cls = x.clone().slice([0..batch, 0..1, 0..width]).squeeze_dim::<2>(1);
         Features {

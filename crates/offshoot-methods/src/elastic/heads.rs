@@ -1,6 +1,6 @@
 //! Projection heads: from features to prototype logits (POA section 3.2; elastic.md 2.5).
 
-use offshoot_zoo::tensor::{Tensor, gelu};
+use offshoot_zoo::tensor::{Linear, Tensor};
 use offshoot_zoo::{Dim, Init, TensorSpec, Weights};
 
 /// Several separate heads, shared between class tokens and patch tokens. A narrower student uses the same heads: only the
@@ -57,13 +57,13 @@ impl Heads {
 
     /// `[rows, dim]` features to the `[rows, bottleneck]` unit vectors of head `i`.
     pub fn bottleneck(&self, weights: &Weights, i: usize, features: Tensor<2>) -> Tensor<2> {
-        let layer = |x: Tensor<2>, n: usize| {
+        let layer = |n: usize| {
             let weight = weights.tensor(&format!("heads.{i}.mlp.{n}.weight"));
-            offshoot_zoo::vit::linear(x, weight, weights.tensor(&format!("heads.{i}.mlp.{n}.bias")))
+            Linear::new(weight).bias(weights.tensor(&format!("heads.{i}.mlp.{n}.bias")))
         };
-        let hidden = gelu(layer(features, 0));
-        let hidden = gelu(layer(hidden, 2));
-        unit_rows(layer(hidden, 4), NORM_EPS)
+        let hidden = layer(0).forward(features);
+        let hidden = layer(2).gelu().forward(hidden);
+        unit_rows(layer(4).gelu().forward(hidden), NORM_EPS)
     }
 
     /// The `[prototypes, bottleneck]` matrix of head `i`: gain times unit direction. It does not depend on the features, so

@@ -1,0 +1,605 @@
+//! Scaled dot-product attention of many sequences, forward and backward, from and to the packed rows of its projections.
+//!
+//! Nothing of the size of tokens times tokens outlives a block of queries: the gradient finds the probabilities again from
+//! queries and keys (FlashAttention's recomputation, Dao et al. 2022, section 3.1, without its tiles: a row of scores fits the
+//! cache).
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Flex, TensorMetadata};
+use burn::tensor::{Shape, Slice};
+
+use crate::Kernels;
+use crate::gemm::note;
+use crate::slices::{all_f32, contiguous, tensor, values};
+use crate::tensors::Tensors;
+use crate::vector::{LANES, add_up, arch, build_pieces, dot, exp_negative, largest, sum_of, with_scratch, zeroed};
+
+/// How the rows of packed queries, keys and values are to be read.
+///
+/// A row holds `heads` queries, then `kv_heads` keys, then `kv_heads` values, of `head_dim` numbers each. The rows of a sequence
+/// follow each other, as do sequences. The first tensor is those rows; the second, where there is one, is a bias of
+/// `[groups, heads, tokens, tokens]` that is added to the scores before softmax, that of sequence `i` at `i % groups`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attention {
+    /// Sequences and tokens of each, one pair for each run of sequences of equal length; one pair only if there is a bias.
+    pub sequences: Vec<(usize, usize)>,
+    /// Heads of queries.
+    pub heads: usize,
+    /// Heads of keys and values; each serves `heads / kv_heads` heads of queries.
+    pub kv_heads: usize,
+    /// Numbers of one head.
+    pub head_dim: usize,
+    /// Whether a token sees only those before it, and itself.
+    pub causal: bool,
+}
+
+impl Attention {
+    /// Numbers of a row of queries, keys and values.
+    fn width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Numbers of a row of the result.
+    fn out_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Places of the queries, keys and values of one head in a row.
+    fn head(&self, head: usize) -> [usize; 3] {
+        let kv = head * self.kv_heads / self.heads;
+        let [q, k, v] = [head, self.heads + kv, self.heads + self.kv_heads + kv];
+        [q, k, v].map(|slot| slot * self.head_dim)
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// First row, tokens and number of every sequence.
+    fn each(&self) -> Vec<Sequence> {
+        let mut all = Vec::new();
+        let mut first = 0;
+        for &(count, tokens) in &self.sequences {
+            for _ in 0..count {
+                all.push(Sequence {
+                    first,
+                    tokens,
+                    number: all.len(),
+                });
+                first += tokens;
+            }
+        }
+        all
+    }
+
+    /// Counts the products of the forward pass, or of the backward pass with the scores found again.
+    fn note(&self, backward: bool) {
+        for &(count, t) in &self.sequences {
+            let (batch, d) = (count * self.heads, self.head_dim);
+            note((t, d, t), (false, true), batch);
+            if backward {
+                note((t, d, t), (false, true), batch);
+                note((t, t, d), (true, false), batch);
+                note((t, t, d), (true, false), batch);
+            }
+            note((t, t, d), (false, false), batch);
+        }
+    }
+
+    /// # Panics
+    /// If the tensors do not fit.
+    fn check(&self, rows: &Shape, bias: Option<&Shape>) {
+        let own: usize = self.sequences.iter().map(|(count, tokens)| count * tokens).sum();
+        assert_eq!(rows.dims::<2>(), [own, self.width()], "rows of queries, keys and values");
+        assert!(self.heads.is_multiple_of(self.kv_heads), "heads that share keys and values");
+        if let Some(bias) = bias {
+            assert_eq!(self.sequences.len(), 1, "a bias is for sequences of one length");
+            let [_, heads, queries, keys] = bias.dims();
+            assert_eq!([heads, queries, keys], [self.heads, self.sequences[0].1, self.sequences[0].1]);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sequence {
+    first: usize,
+    tokens: usize,
+    number: usize,
+}
+
+/// Queries of one block of work.
+const QUERIES: usize = 96;
+
+/// The next multiple of the vector width.
+fn padded(n: usize) -> usize {
+    n.next_multiple_of(LANES)
+}
+
+/// Rows with a distance between them.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    values: &'a [f32],
+    stride: usize,
+}
+
+/// `c += a b` for `rows` x `columns` of `c`, where the element `(i, x)` of `a` is `a[i * strides.0 + x * strides.1]`.
+#[inline(always)]
+fn multiply(
+    (c, c_stride): (&mut [f32], usize),
+    (a, strides): (&[f32], (usize, usize)),
+    b: Rows<'_>,
+    (rows, inner, columns): (usize, usize, usize),
+) {
+    let mut i = 0;
+    while i + 4 <= rows {
+        strip::<4>((&mut c[i * c_stride..], c_stride), (&a[i * strides.0..], strides), b, (inner, columns));
+        i += 4;
+    }
+    while i < rows {
+        strip::<1>((&mut c[i * c_stride..], c_stride), (&a[i * strides.0..], strides), b, (inner, columns));
+        i += 1;
+    }
+}
+
+/// `R` rows of [`multiply`], two vectors of columns at a time.
+#[inline(always)]
+fn strip<const R: usize>(
+    (c, c_stride): (&mut [f32], usize),
+    a: (&[f32], (usize, usize)),
+    b: Rows<'_>,
+    (inner, columns): (usize, usize),
+) {
+    let mut j = 0;
+    while j + 2 * LANES <= columns {
+        tile::<R, 2>((&mut c[j..], c_stride), a, Rows { values: &b.values[j..], ..b }, inner);
+        j += 2 * LANES;
+    }
+    while j + LANES <= columns {
+        tile::<R, 1>((&mut c[j..], c_stride), a, Rows { values: &b.values[j..], ..b }, inner);
+        j += LANES;
+    }
+    // What is left of a head whose size is no multiple of the vector.
+    for j in j..columns {
+        for r in 0..R {
+            let mut sum = c[r * c_stride + j];
+            for x in 0..inner {
+                sum = a.0[r * a.1.0 + x * a.1.1].mul_add(b.values[x * b.stride + j], sum);
+            }
+            c[r * c_stride + j] = sum;
+        }
+    }
+}
+
+/// `R` rows of `V` vectors, summed in registers.
+#[inline(always)]
+fn tile<const R: usize, const V: usize>(
+    (c, c_stride): (&mut [f32], usize),
+    (a, strides): (&[f32], (usize, usize)),
+    b: Rows<'_>,
+    inner: usize,
+) {
+    let mut sums = [[[0.0f32; LANES]; V]; R];
+    for x in 0..inner {
+        let mut columns = [[0.0f32; LANES]; V];
+        let row = &b.values[x * b.stride..][..V * LANES];
+        for (v, column) in columns.iter_mut().enumerate() {
+            column.copy_from_slice(&row[v * LANES..(v + 1) * LANES]);
+        }
+        for r in 0..R {
+            let factor = a[r * strides.0 + x * strides.1];
+            for v in 0..V {
+                for l in 0..LANES {
+                    sums[r][v][l] = factor.mul_add(columns[v][l], sums[r][v][l]);
+                }
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        for (v, sums) in sums.iter().enumerate() {
+            let c = &mut c[r * c_stride + v * LANES..][..LANES];
+            for l in 0..LANES {
+                c[l] += sums[l];
+            }
+        }
+    }
+}
+
+/// `out[x][i] = factor * rows[i][x]`, its rows `stride` apart and filled up with zeros.
+#[inline(always)]
+fn turn(rows: Rows<'_>, count: usize, size: usize, factor: f32, out: &mut [f32], stride: usize) {
+    for x in 0..size {
+        let out = &mut out[x * stride..][..stride];
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = if i < count { factor * rows.values[i * rows.stride + x] } else { 0.0 };
+        }
+    }
+}
+
+/// What the scores of one block of queries depend on besides queries and keys.
+#[derive(Clone, Copy)]
+struct Scene<'a> {
+    /// The number of the block's first query in its sequence.
+    first: usize,
+    tokens: usize,
+    causal: bool,
+    /// `[tokens, tokens]` of this head.
+    bias: Option<&'a [f32]>,
+}
+
+impl Scene<'_> {
+    /// Turns rows of scores, `stride` apart, into exponentials of what they are above their maximum, and gives the sums' reciprocals
+    /// to `then` with each row.
+    #[inline(always)]
+    fn soften(self, scores: &mut [f32], stride: usize, mut then: impl FnMut(usize, &mut [f32], f32)) {
+        for (r, row) in scores.chunks_exact_mut(stride).enumerate() {
+            let seen = if self.causal { self.first + r + 1 } else { self.tokens };
+            let (row_seen, hidden) = row.split_at_mut(seen);
+            hidden.fill(0.0);
+            if let Some(bias) = self.bias {
+                let bias = &bias[(self.first + r) * self.tokens..][..seen];
+                for (score, bias) in row_seen.iter_mut().zip(bias) {
+                    *score += bias;
+                }
+            }
+            let most = largest(row_seen);
+            for score in row_seen.iter_mut() {
+                *score = exp_negative(*score - most);
+            }
+            let sum = sum_of(seen, |i| row_seen[i]);
+            then(r, row, 1.0 / sum);
+        }
+    }
+}
+
+/// [`Kernels::fused_attention`] on the CPU.
+pub(crate) fn forward(form: Attention, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
+    if !all_f32(&tensors) {
+        return plain::<Flex>(form, tensors);
+    }
+    let tensors: Vec<_> = tensors.into_iter().map(contiguous).collect();
+    form.check(&tensors[0].shape(), tensors.get(1).map(|bias| bias.shape()).as_ref());
+    form.note(false);
+    let (rows, bias) = (values(&tensors[0]), tensors.get(1).map(values));
+    let (width, out_width, dim) = (form.width(), form.out_width(), form.head_dim);
+    let arch = arch();
+    // A sequence's queries in blocks of about equal size.
+    let blocks: Vec<(Sequence, usize, usize)> = form
+        .each()
+        .into_iter()
+        .flat_map(|sequence| {
+            let size = sequence.tokens.div_ceil(sequence.tokens.div_ceil(QUERIES).max(1)).max(1);
+            (0..sequence.tokens.div_ceil(size)).map(move |b| (sequence, b * size, size.min(sequence.tokens - b * size)))
+        })
+        .collect();
+    let sizes: Vec<[usize; 1]> = blocks.iter().map(|block| [block.2 * out_width]).collect();
+    let [out] = build_pieces(&sizes, |b, [blank]| {
+        let (sequence, first, count) = blocks[b];
+        let out = zeroed(blank);
+        let (tokens, stride) = (sequence.tokens, padded(sequence.tokens));
+        let rows = &rows[sequence.first * width..][..tokens * width];
+        with_scratch((dim + count) * stride, |scratch| {
+            let (keys, scores) = scratch.split_at_mut(dim * stride);
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    for head in 0..form.heads {
+                        let [q, k, v] = form.head(head);
+                        let part = |at: usize| Rows {
+                            values: &rows[at..],
+                            stride: width,
+                        };
+                        turn(part(k), tokens, dim, form.scale(), keys, stride);
+                        let keys = Rows {
+                            values: keys,
+                            stride,
+                        };
+                        scores.fill(0.0);
+                        multiply((scores, stride), (&rows[first * width + q..], (width, 1)), keys, (count, dim, stride));
+                        let scene = scene(&form, bias, sequence, head, first);
+                        scene.soften(scores, stride, |_, row, factor| row.iter_mut().for_each(|p| *p *= factor));
+                        let out = &mut out[head * dim..];
+                        multiply((out, out_width), (scores, (stride, 1)), part(v), (count, tokens, dim));
+                    }
+                },
+            );
+        });
+        [out]
+    });
+    let rows = out.len() / out_width.max(1);
+    tensor(out, [rows, out_width])
+}
+
+#[inline(always)]
+fn scene<'a>(form: &Attention, bias: Option<&'a [f32]>, sequence: Sequence, head: usize, first: usize) -> Scene<'a> {
+    let square = sequence.tokens * sequence.tokens;
+    Scene {
+        first,
+        tokens: sequence.tokens,
+        causal: form.causal,
+        bias: bias.map(|bias| {
+            let groups = bias.len() / (form.heads * square).max(1);
+            &bias[(sequence.number % groups * form.heads + head) * square..][..square]
+        }),
+    }
+}
+
+/// [`Kernels::fused_attention_backward`] on the CPU.
+pub(crate) fn backward(
+    form: Attention,
+    tensors: Vec<FloatTensor<Flex>>,
+    gradient: FloatTensor<Flex>,
+) -> Vec<FloatTensor<Flex>> {
+    if !all_f32(tensors.iter().chain([&gradient])) {
+        return plain_backward::<Flex>(form, tensors, gradient);
+    }
+    let tensors: Vec<_> = tensors.into_iter().map(contiguous).collect();
+    let gradient = contiguous(gradient);
+    form.note(true);
+    let (rows, bias, d_out) = (values(&tensors[0]), tensors.get(1).map(values), values(&gradient));
+    let (width, out_width, dim) = (form.width(), form.out_width(), form.head_dim);
+    let arch = arch();
+    let sequences = form.each();
+    let bias_size = bias.map_or(0, <[f32]>::len);
+    // A bias sums over sequences: few pieces then, each with a sum of its own.
+    let share = if bias.is_some() { sequences.len().div_ceil(16).max(1) } else { 1 };
+    let shares: Vec<&[Sequence]> = sequences.chunks(share).collect();
+    let sizes: Vec<[usize; 2]> = shares
+        .iter()
+        .map(|share| [share.iter().map(|s| s.tokens).sum::<usize>() * width, bias_size])
+        .collect();
+    let [d_rows, d_biases] = build_pieces(&sizes, |s, [d_rows, d_bias]| {
+        let (d_rows, d_bias) = (zeroed(d_rows), zeroed(d_bias));
+        let mut rest = &mut *d_rows;
+        for &sequence in shares[s] {
+            let (d_rows, after) = std::mem::take(&mut rest).split_at_mut(sequence.tokens * width);
+            rest = after;
+            let (tokens, stride) = (sequence.tokens, padded(sequence.tokens));
+            let rows = &rows[sequence.first * width..][..tokens * width];
+            let d_out = &d_out[sequence.first * out_width..][..tokens * out_width];
+            let block = tokens.min(QUERIES);
+            with_scratch(2 * (dim + block) * stride, |scratch| {
+                let (keys, scratch) = scratch.split_at_mut(dim * stride);
+                let (turned, scratch) = scratch.split_at_mut(dim * stride);
+                arch.dispatch(
+                    #[inline(always)]
+                    || {
+                        for head in 0..form.heads {
+                            let [q, k, v] = form.head(head);
+                            let part = |at: usize| Rows {
+                                values: &rows[at..],
+                                stride: width,
+                            };
+                            turn(part(k), tokens, dim, form.scale(), keys, stride);
+                            turn(part(v), tokens, dim, 1.0, turned, stride);
+                            let (keys, turned) = (&*keys, &*turned);
+                            let square = |values| Rows { values, stride };
+                            let mut first = 0;
+                            while first < tokens {
+                                let count = block.min(tokens - first);
+                                let (scores, d_scores) = scratch.split_at_mut(block * stride);
+                                let (scores, d_scores) = (&mut scores[..count * stride], &mut d_scores[..count * stride]);
+                                scores.fill(0.0);
+                                d_scores.fill(0.0);
+                                let queries = &rows[first * width + q..];
+                                let d_out = &d_out[first * out_width + head * dim..];
+                                multiply((scores, stride), (queries, (width, 1)), square(keys), (count, dim, stride));
+                                multiply((d_scores, stride), (d_out, (out_width, 1)), square(turned), (count, dim, stride));
+                                let scene = scene(&form, bias, sequence, head, first);
+                                scene.soften(scores, stride, |r, row, factor| {
+                                    row.iter_mut().for_each(|p| *p *= factor);
+                                    let d_row = &mut d_scores[r * stride..][..stride];
+                                    let common = dot(row, d_row);
+                                    for (d, p) in d_row.iter_mut().zip(row) {
+                                        *d = *p * (*d - common);
+                                    }
+                                });
+                                if bias.is_some() {
+                                    let groups = bias_size / (form.heads * tokens * tokens);
+                                    let at = (sequence.number % groups * form.heads + head) * tokens + first;
+                                    let d_bias = d_bias[at * tokens..][..count * tokens].chunks_exact_mut(tokens);
+                                    for (d_bias, d) in d_bias.zip(d_scores.chunks_exact(stride)) {
+                                        d_bias.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
+                                    }
+                                }
+                                d_scores.iter_mut().for_each(|d| *d *= form.scale());
+                                let out_rows = Rows {
+                                    values: d_out,
+                                    stride: out_width,
+                                };
+                                let query_rows = Rows {
+                                    values: queries,
+                                    stride: width,
+                                };
+                                let d_queries = &mut d_rows[first * width + q..];
+                                multiply((d_queries, width), (d_scores, (stride, 1)), part(k), (count, tokens, dim));
+                                let inner = (tokens, count, dim);
+                                multiply((&mut d_rows[k..], width), (d_scores, (1, stride)), query_rows, inner);
+                                multiply((&mut d_rows[v..], width), (scores, (1, stride)), out_rows, inner);
+                                first += count;
+                            }
+                        }
+                    },
+                );
+            });
+        }
+        [d_rows, d_bias]
+    });
+    let mut gradients = vec![tensor(d_rows, tensors[0].shape())];
+    if bias.is_some() {
+        gradients.push(tensor(add_up(&d_biases, bias_size), tensors[1].shape()));
+    }
+    gradients
+}
+
+/// Queries, keys and values of one run of sequences as `[count, heads, tokens, head_dim]`, keys and values repeated for the
+/// heads that share them.
+fn unpacked<B: Backend>(form: &Attention, rows: FloatTensor<B>, count: usize, tokens: usize) -> [FloatTensor<B>; 3] {
+    let dim = form.head_dim;
+    let rows = B::float_reshape(rows, Shape::new([count, tokens, form.heads + 2 * form.kv_heads, dim]));
+    let rows = B::float_swap_dims(rows, 1, 2);
+    let part = |first: usize, heads: usize| slice::<B>(rows.clone(), 1, first, heads);
+    let shared = |x: FloatTensor<B>| {
+        let each = form.heads / form.kv_heads;
+        let x = B::float_reshape(x, Shape::new([count, form.kv_heads, 1, tokens, dim]));
+        let x = B::float_expand(x, Shape::new([count, form.kv_heads, each, tokens, dim]));
+        B::float_reshape(x, Shape::new([count, form.heads, tokens, dim]))
+    };
+    let (q, k) = (part(0, form.heads), part(form.heads, form.kv_heads));
+    [q, shared(k), shared(part(form.heads + form.kv_heads, form.kv_heads))]
+}
+
+/// `count` entries from `first` along `dim`.
+fn slice<B: Backend>(x: FloatTensor<B>, dim: usize, first: usize, count: usize) -> FloatTensor<B> {
+    let mut slices = vec![Slice::full(); x.shape().num_dims()];
+    slices[dim] = Slice::from(first..first + count);
+    B::float_slice(x, &slices)
+}
+
+/// Softmax of the scores of `[count, heads, tokens, head_dim]` queries and keys.
+fn probabilities<B: Backend>(
+    form: &Attention,
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let [count, heads, tokens, _] = q.shape().dims();
+    let device = q.device();
+    let mut scores = B::float_mul_scalar(B::float_matmul(q, B::float_swap_dims(k, 2, 3)), form.scale().into());
+    if let Some(bias) = bias {
+        let groups = bias.shape().dims::<4>()[0];
+        let grouped = Shape::new([count / groups, groups, heads, tokens, tokens]);
+        let bias = B::float_reshape(bias, Shape::new([1, groups, heads, tokens, tokens]));
+        scores = B::float_add(B::float_reshape(scores, grouped), bias);
+        scores = B::float_reshape(scores, Shape::new([count, heads, tokens, tokens]));
+    }
+    if form.causal {
+        let hidden: Vec<f32> = (0..tokens * tokens)
+            .map(|i| if i % tokens > i / tokens { f32::NEG_INFINITY } else { 0.0 })
+            .collect();
+        let hidden = burn::tensor::TensorData::new(hidden, [1, 1, tokens, tokens]);
+        scores = B::float_add(scores, B::float_from_data(hidden, &device));
+    }
+    B::softmax(scores, 3)
+}
+
+/// Each run of sequences of equal length: its rows in `x`, their number, sequences and tokens.
+fn runs<B: Backend>(form: &Attention, x: &FloatTensor<B>) -> Vec<(FloatTensor<B>, usize, usize)> {
+    let mut first = 0;
+    let run = |&(count, tokens): &(usize, usize)| {
+        let rows = slice::<B>(x.clone(), 0, first, count * tokens);
+        first += count * tokens;
+        (rows, count, tokens)
+    };
+    form.sequences.iter().map(run).collect()
+}
+
+/// [`Kernels::fused_attention`] in plain operations.
+pub(crate) fn plain<B: Backend>(form: Attention, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+    let bias = tensors.get(1);
+    let one = |(rows, count, tokens)| {
+        let [q, k, v] = unpacked::<B>(&form, rows, count, tokens);
+        let mixed = B::float_matmul(probabilities::<B>(&form, q, k, bias.cloned()), v);
+        B::float_reshape(B::float_swap_dims(mixed, 1, 2), Shape::new([count * tokens, form.out_width()]))
+    };
+    B::float_cat(runs::<B>(&form, &tensors[0]).into_iter().map(one).collect(), 0)
+}
+
+/// [`Kernels::fused_attention_backward`] in plain operations.
+pub(crate) fn plain_backward<B: Backend>(
+    form: Attention,
+    tensors: Vec<FloatTensor<B>>,
+    gradient: FloatTensor<B>,
+) -> Vec<FloatTensor<B>> {
+    let bias = tensors.get(1);
+    let (heads, dim) = (form.heads, form.head_dim);
+    let mut d_bias = None;
+    let runs_of_rows = runs::<B>(&form, &tensors[0]).into_iter().zip(runs::<B>(&form, &gradient));
+    let one = |((rows, count, tokens), (d_out, ..)): ((FloatTensor<B>, usize, usize), (FloatTensor<B>, usize, usize))| {
+        let [q, k, v] = unpacked::<B>(&form, rows, count, tokens);
+        let d_out = B::float_reshape(d_out, Shape::new([count, tokens, heads, dim]));
+        let d_out = B::float_swap_dims(d_out, 1, 2);
+        let p = probabilities::<B>(&form, q.clone(), k.clone(), bias.cloned());
+        let d_v = B::float_matmul(B::float_swap_dims(p.clone(), 2, 3), d_out.clone());
+        let d_p = B::float_matmul(d_out, B::float_swap_dims(v, 2, 3));
+        let common = B::float_sum_dim(B::float_mul(p.clone(), d_p.clone()), 3);
+        let d_s = B::float_mul(p, B::float_sub(d_p, common));
+        if let Some(bias) = bias {
+            let [groups, ..] = bias.shape().dims::<4>();
+            let grouped = Shape::new([count / groups, groups * heads * tokens * tokens]);
+            let sum = B::float_sum_dim(B::float_reshape(d_s.clone(), grouped), 0);
+            d_bias = Some(B::float_reshape(sum, bias.shape()));
+        }
+        let d_s = B::float_mul_scalar(d_s, form.scale().into());
+        let d_q = B::float_matmul(d_s.clone(), k);
+        let d_k = B::float_matmul(B::float_swap_dims(d_s, 2, 3), q);
+        let gathered = |x: FloatTensor<B>| {
+            let each = form.heads / form.kv_heads;
+            let x = B::float_reshape(x, Shape::new([count, form.kv_heads, each, tokens, dim]));
+            B::float_reshape(B::float_sum_dim(x, 2), Shape::new([count, form.kv_heads, tokens, dim]))
+        };
+        let all = B::float_cat(vec![d_q, gathered(d_k), gathered(d_v)], 1);
+        B::float_reshape(B::float_swap_dims(all, 1, 2), Shape::new([count * tokens, form.width()]))
+    };
+    let d_rows = B::float_cat(runs_of_rows.map(one).collect(), 0);
+    [Some(d_rows), d_bias].into_iter().flatten().collect()
+}
+
+/// What the gradient needs of the forward pass.
+#[derive(Clone, Debug)]
+struct Saved<B: Backend> {
+    form: Attention,
+    tensors: Vec<FloatTensor<B>>,
+}
+
+/// [`Kernels::fused_attention`] with its gradient, for any backend that has both.
+pub(crate) fn tracked<B: Backend + Kernels, C: CheckpointStrategy>(
+    form: Attention,
+    tensors: Vec<FloatTensor<Autodiff<B, C>>>,
+) -> FloatTensor<Autodiff<B, C>> {
+    match tensors.len() {
+        1 => register::<B, C, 1>(form, tensors),
+        2 => register::<B, C, 2>(form, tensors),
+        n => panic!("attention of {n} tensors"),
+    }
+}
+
+fn register<B: Backend + Kernels, C: CheckpointStrategy, const N: usize>(
+    form: Attention,
+    tensors: Vec<FloatTensor<Autodiff<B, C>>>,
+) -> FloatTensor<Autodiff<B, C>> {
+    #[derive(Debug)]
+    struct Attend;
+
+    impl<B: Backend + Kernels, const N: usize> Backward<B, N> for Attend {
+        type State = Saved<B>;
+
+        fn backward(self, ops: Ops<Saved<B>, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
+            let gradient = gradients.consume::<B>(&ops.node);
+            let Saved { form, tensors } = ops.state;
+            let found = B::fused_attention_backward(form, Tensors(tensors), gradient);
+            for (parent, gradient) in ops.parents.into_iter().zip(found) {
+                if let Some(parent) = parent {
+                    gradients.register::<B>(parent.id, gradient);
+                }
+            }
+        }
+    }
+
+    let nodes: Vec<_> = tensors.iter().map(|tensor| tensor.node()).collect();
+    let nodes: [_; N] = nodes.try_into().expect("as many as there are tensors");
+    let tensors: Vec<_> = tensors.into_iter().map(|tensor| tensor.into_parts().0).collect();
+    match Attend.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => {
+            let saved = Saved {
+                form: form.clone(),
+                tensors: tensors.clone(),
+            };
+            prepared.finish(saved, B::fused_attention(form, Tensors(tensors)))
+        }
+        OpsKind::UnTracked(prepared) => prepared.finish(B::fused_attention(form, Tensors(tensors))),
+    }
+}

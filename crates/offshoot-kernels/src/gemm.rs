@@ -1,0 +1,275 @@
+//! Matrix products on slices: a checked face of the `gemm` crate, which the tensor library's own products use too.
+
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::vector::Blank;
+
+/// A matrix in someone's memory, with the distance between neighbours along each dimension.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix<'a> {
+    values: &'a [f32],
+    size: (usize, usize),
+    strides: (usize, usize),
+}
+
+impl<'a> Matrix<'a> {
+    /// `rows` rows of `columns` values each, one after the other.
+    pub(crate) fn new(values: &'a [f32], rows: usize, columns: usize) -> Self {
+        Self::strided(values, (rows, columns), (columns, 1))
+    }
+
+    /// Any strides.
+    ///
+    /// # Panics
+    /// If an element would lie outside `values`.
+    pub(crate) fn strided(values: &'a [f32], size: (usize, usize), strides: (usize, usize)) -> Self {
+        let (rows, columns) = size;
+        if rows > 0 && columns > 0 {
+            let last = (rows - 1).checked_mul(strides.0).zip((columns - 1).checked_mul(strides.1));
+            let last = last.and_then(|(a, b)| a.checked_add(b));
+            assert!(
+                last.is_some_and(|last| last < values.len()),
+                "a {rows} x {columns} matrix of strides {strides:?} in {} values",
+                values.len()
+            );
+        }
+        Self { values, size, strides }
+    }
+
+    /// Rows as columns.
+    pub(crate) fn transposed(self) -> Self {
+        Self {
+            values: self.values,
+            size: (self.size.1, self.size.0),
+            strides: (self.strides.1, self.strides.0),
+        }
+    }
+
+    /// `count` rows from `first`.
+    pub(crate) fn rows(self, first: usize, count: usize) -> Self {
+        let start = (first * self.strides.0).min(self.values.len());
+        Self::strided(&self.values[start..], (count, self.size.1), self.strides)
+    }
+}
+
+/// Threads of one product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// The caller's: it is one of many pieces of work.
+    One,
+    /// All there are. Each element of a product is summed in the same order whatever their number.
+    All,
+}
+
+/// Writes `a b` to `out`, row by row.
+pub(crate) fn product<'o>(out: &'o mut Blank, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) -> &'o mut [f32] {
+    let (size, columns) = (out.len(), b.size.1);
+    let out = out.as_mut_ptr();
+    // SAFETY: `out` is exclusive memory for all elements of the product, all of which are written and none is read.
+    #[allow(unsafe_code, reason = "the product is written to memory that nothing was written to yet")]
+    unsafe {
+        raw(out, size, columns, false, a, b, threads);
+        std::slice::from_raw_parts_mut(out.cast(), size)
+    }
+}
+
+/// Adds `a b` to `out`, row by row.
+pub(crate) fn add_product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
+    let (size, columns) = (out.len(), b.size.1);
+    // SAFETY: `out` is exclusive memory for all elements of the product, with values in it.
+    #[allow(unsafe_code, reason = "the crate takes pointers")]
+    unsafe {
+        raw(out.as_mut_ptr().cast(), size, columns, true, a, b, threads);
+    }
+}
+
+/// # Safety
+/// `out` must be valid for writes of `size` elements, and for reads if they are to be `kept`.
+#[allow(unsafe_code, reason = "the crate takes pointers")]
+unsafe fn raw(
+    out: *mut MaybeUninit<f32>,
+    size: usize,
+    columns: usize,
+    kept: bool,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    threads: Threads,
+) {
+    let (m, k) = a.size;
+    let (inner, n) = b.size;
+    assert_eq!(k, inner, "inner sizes of a product");
+    assert_eq!(size, m * n, "elements of a {m} x {n} product");
+    // Below, handing out work costs more than the work.
+    const LEAST: usize = 96 * 96 * 96;
+    let parallelism = match threads {
+        Threads::All if m * n * k >= LEAST => gemm::Parallelism::Rayon(0),
+        _ => gemm::Parallelism::None,
+    };
+    // SAFETY: both matrices were checked against their slices when they were made; `out` is the caller's promise.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.cast::<f32>(),
+            1,
+            columns as isize,
+            kept,
+            a.values.as_ptr(),
+            a.strides.1 as isize,
+            a.strides.0 as isize,
+            b.values.as_ptr(),
+            b.strides.1 as isize,
+            b.strides.0 as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// The sizes of a product of two matrices that some operation needs, and which of them lie transposed in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Product {
+    /// Rows of the left matrix, inner size, columns of the right matrix.
+    pub size: (usize, usize, usize),
+    /// Whether the left and the right matrix are stored by columns.
+    pub transposed: (bool, bool),
+    /// Equal products done by one operation, such as one a head.
+    pub batch: usize,
+}
+
+impl Product {
+    /// Floating-point operations, two for a multiply-add.
+    pub fn flops(&self) -> f64 {
+        2.0 * (self.size.0 * self.size.1 * self.size.2 * self.batch) as f64
+    }
+
+    /// Seconds that the bare product takes here on all threads: the best of `rounds`, on matrices of ones.
+    pub fn seconds(&self, rounds: usize) -> f64 {
+        use rayon::prelude::*;
+        let (m, k, n) = self.size;
+        let (a, b) = (vec![1.0; self.batch * m * k], vec![1.0; self.batch * k * n]);
+        let mut out = vec![0.0; self.batch * m * n];
+        let matrix = |values, rows, columns, transposed| match transposed {
+            false => Matrix::new(values, rows, columns),
+            true => Matrix::new(values, columns, rows).transposed(),
+        };
+        let one = |i: usize, out: &mut [f32], threads| {
+            let a = matrix(&a[i * m * k..][..m * k], m, k, self.transposed.0);
+            let b = matrix(&b[i * k * n..][..k * n], k, n, self.transposed.1);
+            // SAFETY: `out` has values in it.
+            #[allow(unsafe_code, reason = "the crate takes pointers")]
+            unsafe {
+                raw(out.as_mut_ptr().cast(), m * n, n, false, a, b, threads);
+            }
+        };
+        let mut best = f64::INFINITY;
+        for _ in 0..rounds {
+            let began = std::time::Instant::now();
+            match self.batch {
+                1 => one(0, &mut out, Threads::All),
+                _ => out
+                    .par_chunks_mut((m * n).max(1))
+                    .enumerate()
+                    .for_each(|(i, out)| one(i, out, Threads::One)),
+            }
+            best = best.min(began.elapsed().as_secs_f64());
+        }
+        best
+    }
+}
+
+static RECORDING: AtomicBool = AtomicBool::new(false);
+static RECORDED: Mutex<BTreeMap<Product, usize>> = Mutex::new(BTreeMap::new());
+
+/// Runs `work` and counts the products that this crate's operations need meanwhile, in the whole process.
+pub fn recorded<T>(work: impl FnOnce() -> T) -> (T, BTreeMap<Product, usize>) {
+    let take = || std::mem::take(&mut *RECORDED.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    take();
+    RECORDING.store(true, Ordering::SeqCst);
+    let result = work();
+    RECORDING.store(false, Ordering::SeqCst);
+    (result, take())
+}
+
+/// Counts a product for [`recorded`].
+pub(crate) fn note(size: (usize, usize, usize), transposed: (bool, bool), batch: usize) {
+    if RECORDING.load(Ordering::Relaxed) {
+        let mut counts = RECORDED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let product = Product {
+            size,
+            transposed,
+            batch,
+        };
+        *counts.entry(product).or_default() += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vector::build;
+
+    fn numbers(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 37) % 11) as f32 - 5.0).collect()
+    }
+
+    /// Whole numbers, so that every order of summation gives the same.
+    #[test]
+    fn products_are_exact_for_all_layouts_and_odd_sizes() {
+        for (m, k, n) in [(1, 1, 1), (3, 5, 7), (17, 1, 2), (65, 32, 65), (130, 97, 101), (4, 0, 3), (0, 3, 2)] {
+            let (a, b) = (numbers(m * k), numbers(k * n));
+            for transposed in [(false, false), (true, false), (false, true), (true, true)] {
+                let left = match transposed.0 {
+                    false => Matrix::new(&a, m, k),
+                    true => Matrix::new(&a, k, m).transposed(),
+                };
+                let right = match transposed.1 {
+                    false => Matrix::new(&b, k, n),
+                    true => Matrix::new(&b, n, k).transposed(),
+                };
+                let element = |i: usize, j: usize| -> f32 {
+                    (0..k)
+                        .map(|x| {
+                            let l = if transposed.0 { a[x * m + i] } else { a[i * k + x] };
+                            let r = if transposed.1 { b[j * k + x] } else { b[x * n + j] };
+                            l * r
+                        })
+                        .sum()
+                };
+                let expected: Vec<f32> = (0..m * n).map(|e| element(e / n.max(1), e % n.max(1))).collect();
+                for threads in [Threads::One, Threads::All] {
+                    let mut out = build(m * n, m * n, |_, blank| product(blank, left, right, threads));
+                    assert_eq!(out, expected, "{m} x {k} x {n}, {transposed:?}");
+                    add_product(&mut out, left, right, threads);
+                    assert_eq!(out, expected.iter().map(|v| 2.0 * v).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "in 5 values")]
+    fn a_matrix_beyond_its_memory_is_refused() {
+        Matrix::new(&[0.0; 5], 2, 3);
+    }
+
+    #[test]
+    fn products_are_counted_while_recording() {
+        let (_, counts) = recorded(|| {
+            note((2, 3, 4), (false, true), 1);
+            note((2, 3, 4), (false, true), 1);
+        });
+        // Other tests of this process may have added theirs.
+        let ours = counts.iter().find(|(p, _)| p.size == (2, 3, 4)).unwrap();
+        assert_eq!((ours.0.flops(), *ours.1), (48.0, 2));
+        assert!(ours.0.seconds(2) > 0.0);
+    }
+}
