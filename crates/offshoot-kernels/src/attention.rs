@@ -16,7 +16,7 @@ use crate::Kernels;
 use crate::gemm::note;
 use crate::slices::{all_f32, contiguous, tensor, values};
 use crate::tensors::Tensors;
-use crate::vector::{LANES, add_up, arch, build_pieces, dot, exp_negative, largest, sum_of, with_scratch, zeroed};
+use crate::vector::{vectorised, LANES, add_up, arch, build_pieces, dot, exp_negative, largest, sum_of, with_scratch, zeroed};
 
 /// How the rows of packed queries, keys and values are to be read.
 ///
@@ -283,9 +283,7 @@ pub(crate) fn forward(form: Attention, tensors: Vec<FloatTensor<Flex>>) -> Float
         let rows = &rows[sequence.first * width..][..tokens * width];
         with_scratch((dim + count) * stride, |scratch| {
             let (keys, scores) = scratch.split_at_mut(dim * stride);
-            arch.dispatch(
-                #[inline(always)]
-                || {
+            vectorised!(arch, {
                     for head in 0..form.heads {
                         let [q, k, v] = form.head(head);
                         let part = |at: usize| Rows {
@@ -304,8 +302,7 @@ pub(crate) fn forward(form: Attention, tensors: Vec<FloatTensor<Flex>>) -> Float
                         let out = &mut out[head * dim..];
                         multiply((out, out_width), (scores, (stride, 1)), part(v), (count, tokens, dim));
                     }
-                },
-            );
+                });
         });
         [out]
     });
@@ -364,9 +361,7 @@ pub(crate) fn backward(
             with_scratch(2 * (dim + block) * stride, |scratch| {
                 let (keys, scratch) = scratch.split_at_mut(dim * stride);
                 let (turned, scratch) = scratch.split_at_mut(dim * stride);
-                arch.dispatch(
-                    #[inline(always)]
-                    || {
+                vectorised!(arch, {
                         for head in 0..form.heads {
                             let [q, k, v] = form.head(head);
                             let part = |at: usize| Rows {
@@ -422,8 +417,7 @@ pub(crate) fn backward(
                                 first += count;
                             }
                         }
-                    },
-                );
+                    });
             });
         }
         [d_rows, d_bias]

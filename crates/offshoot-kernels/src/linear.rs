@@ -19,7 +19,7 @@ use crate::gemm::{Matrix, Threads, note, product};
 use crate::norm::Norm;
 use crate::slices::{all_f32, contiguous, tensor, values};
 use crate::tensors::Tensors;
-use crate::vector::{add_up, arch, build, build_pieces, copied, dot, rows_of, with_scratch, zeroed};
+use crate::vector::{vectorised, add_up, arch, build, build_pieces, copied, dot, rows_of, with_scratch, zeroed};
 
 /// What a linear layer does to its input first.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -138,16 +138,13 @@ fn turned(weight: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     build(inputs * outputs, TILE * outputs.max(1), |i, blank| {
         let first = i * TILE;
         let out = zeroed(blank);
-        arch.dispatch(
-            #[inline(always)]
-            || {
+        vectorised!(arch, {
                 for (o, row) in weight.chunks_exact(inputs).enumerate() {
                     for (k, &value) in row[first..(first + TILE).min(inputs)].iter().enumerate() {
                         out[k * outputs + o] = value;
                     }
                 }
-            },
-        );
+            });
         out
     })
 }
@@ -187,25 +184,19 @@ pub(crate) fn forward(form: Form, tensors: Vec<FloatTensor<Flex>>) -> FloatTenso
         let y = match form.entry {
             Entry::Plain => product(blank, Matrix::new(x, n, inputs), weight, Threads::One),
             _ => with_scratch(n * inputs, |entered| {
-                arch.dispatch(
-                    #[inline(always)]
-                    || match form.norm() {
+                vectorised!(arch, match form.norm() {
                         Some(norm) => norm.forward(x, scale.unwrap_or_default(), shift, entered),
                         None => gelu::values(x, entered),
-                    },
-                );
+                    });
                 product(blank, Matrix::new(entered, n, inputs), weight, Threads::One)
             }),
         };
-        arch.dispatch(
-            #[inline(always)]
-            || {
+        vectorised!(arch, {
                 for (r, y) in y.chunks_exact_mut(outputs.max(1)).enumerate() {
                     let residual = residual.map(|residual| &residual[(first + r) * outputs..][..outputs]);
                     leave(y, bias, layer_scale, residual);
                 }
-            },
-        );
+            });
         y
     });
     tensor(y, [rows, outputs])
@@ -299,9 +290,7 @@ pub(crate) fn backward(
             };
             let entered = zeroed(entered);
             let sums = zeroed(sums);
-            arch.dispatch(
-                #[inline(always)]
-                || {
+            vectorised!(arch, {
                     let (columns, norm_sums) = sums.split_at_mut(outputs);
                     for dy in dy.chunks_exact(outputs.max(1)) {
                         for (sum, dy) in columns.iter_mut().zip(dy) {
@@ -318,8 +307,7 @@ pub(crate) fn backward(
                         (Entry::Gelu, _) => again.into_iter().for_each(|again| gelu::values(x, again)),
                         _ => {}
                     }
-                },
-            );
+                });
             [sums, dx, entered]
         },
     );
@@ -380,14 +368,11 @@ fn scale_rows(d_weight: &mut [f32], weight: &[f32], inputs: usize, factors: &[f3
     let arch = arch();
     let rows = d_weight.chunks_exact_mut(inputs.max(1)).zip(weight.chunks_exact(inputs.max(1)));
     let along = rows.zip(factors).map(|((row, weight), factor)| {
-        arch.dispatch(
-            #[inline(always)]
-            || {
+        vectorised!(arch, {
                 let along = dot(row, weight);
                 row.iter_mut().for_each(|value| *value *= factor);
                 along
-            },
-        )
+            })
     });
     along.collect()
 }

@@ -108,6 +108,27 @@ pub(crate) fn arch() -> Arch {
     path.arch().unwrap_or(Arch::Scalar)
 }
 
+/// Captured by value to make a closure one that can only be called once.
+pub(crate) struct Once;
+
+/// Runs an expression compiled for the vector instructions of an [`Arch`].
+///
+/// A closure that could be called again is called through a shim, and a large shim is not inlined into the function that has
+/// the instructions switched on; then every fused multiply-add is a call into the C library. This closure has no shim.
+macro_rules! vectorised {
+    ($arch:expr, $work:expr) => {{
+        let once = $crate::vector::Once;
+        $arch.dispatch(
+            #[inline(always)]
+            || {
+                let $crate::vector::Once = { once };
+                $work
+            },
+        )
+    }};
+}
+pub(crate) use vectorised;
+
 /// Memory that nothing was written to yet.
 pub(crate) type Blank = [MaybeUninit<f32>];
 
@@ -207,10 +228,7 @@ pub(crate) fn map(input: &[f32], work: impl Fn(&[f32], &mut [f32]) + Sync) -> Ve
     build(input.len(), PIECE, |i, blank| {
         let input = &input[i * PIECE..][..blank.len()];
         let output = zeroed(blank);
-        arch.dispatch(
-            #[inline(always)]
-            || work(input, output),
-        );
+        vectorised!(arch, work(input, output));
         output
     })
 }
@@ -219,10 +237,7 @@ pub(crate) fn map(input: &[f32], work: impl Fn(&[f32], &mut [f32]) + Sync) -> Ve
 pub(crate) fn update(values: &mut [f32], work: impl Fn(usize, &mut [f32]) + Sync) {
     let arch = arch();
     let run = |i: usize, piece: &mut [f32]| {
-        arch.dispatch(
-            #[inline(always)]
-            || work(i * PIECE, piece),
-        );
+        vectorised!(arch, work(i * PIECE, piece));
     };
     if values.len() <= PIECE {
         run(0, values);
