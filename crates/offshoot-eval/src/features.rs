@@ -114,7 +114,7 @@ pub(crate) fn matrix(values: Vec<f32>, rows: usize, columns: usize, device: &Dev
 /// Host copy of a tensor's elements in row-major order.
 pub(crate) fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, EvalError> {
     tensor
-        .try_to_vec_as::<f32>()
+        .try_into_vec_as::<f32>()
         .map_err(|e| EvalError::Device(e.to_string()))
 }
 

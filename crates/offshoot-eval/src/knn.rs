@@ -1,21 +1,26 @@
 //! Nearest neighbours by cosine, and DINO's weighted vote among them.
 
-use std::cmp::Ordering;
+use std::ops::Range;
 
-use offshoot_zoo::tensor::Device;
+use offshoot_zoo::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::error::{EvalError, enough, same};
-use crate::features::{FeatureMatrix, Labelled, check_labels, matrix, normalise, read};
+use crate::features::{FeatureMatrix, Labelled, check_labels, matrix, normalise};
 
 /// The ks of DINO's protocol.
 pub const KS: [usize; 4] = [10, 20, 100, 200];
 /// The temperature of DINO's protocol.
 pub const TEMPERATURE: f64 = 0.07;
 
-/// References and queries that are compared at once; their similarities take 16 MiB.
-const TILE: usize = 8192;
-const CHUNK: usize = 512;
+/// Most queries, and most references, that are held normalised at once.
+const BLOCK: usize = 1 << 13;
+/// Most values of each of the two: 16 MiB.
+const BLOCK_VALUES: usize = 1 << 22;
+/// Queries of one product on the CPU: a multiple of what the library's kernels take, and few enough for it to copy little.
+const ROWS: usize = 48;
+/// Similarities that are compared with the floor at once.
+const LANES: usize = 16;
 
 /// The nearest references of each query, nearest first; of equal similarities the lower index comes first.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +37,9 @@ pub struct Neighbours {
 
 /// The `k` references most similar to each query by the cosine of their features; all of them where there are fewer.
 ///
-/// Memory beyond the result stays within a few tens of MiB, however many images there are.
+/// Memory beyond the result does not grow with the number of images: 32 MiB of features, for each thread a product of at most
+/// 400 KiB (16 MiB on other devices), and 16 bytes for each neighbour of 8192 queries. On the CPU equal features have equal
+/// similarities, and the result does not depend on the number of threads.
 ///
 /// # Errors
 /// If there are no references or queries, sizes do not agree, a feature is not finite, or `k` is 0.
@@ -78,39 +85,36 @@ fn nearest(
     let k = k.min(references.rows - usize::from(skip_self));
     let device = device.clone().without_autodiff();
     let dim = references.dim;
-    let upload = |rows: &[f32]| {
-        let mut rows = rows.to_vec();
-        normalise(&mut rows, dim);
-        let n = rows.len() / dim;
-        matrix(rows, n, dim, &device)
-    };
-    let mut found: Vec<Nearest> = (0..queries.rows).map(|_| Nearest::new(k)).collect();
-    for (t, tile) in references.values.chunks(TILE * dim).enumerate() {
-        let (first, n) = (t * TILE, tile.len() / dim);
-        let columns = upload(tile).transpose();
-        for (c, (rows, found)) in queries
-            .values
-            .chunks(CHUNK * dim)
-            .zip(found.chunks_mut(CHUNK))
-            .enumerate()
-        {
-            let similarities = read(upload(rows).matmul(columns.clone()))?;
-            found
-                .par_iter_mut()
-                .zip(similarities.par_chunks(n))
+    let sizes = Sizes::new(dim, device == Device::flex());
+    let mut indices = Vec::with_capacity(queries.rows * k);
+    let mut similarities = Vec::with_capacity(queries.rows * k);
+    for (b, block) in queries.values.chunks(sizes.queries * dim).enumerate() {
+        let rows = pieces(block, dim, sizes.rows, |piece| matrix(piece, sizes.rows, dim, &device));
+        let mut found: Vec<Nearest> = (0..block.len() / dim)
+            .map(|_| Nearest::new(k, references.rows))
+            .collect();
+        for (t, tile) in references.values.chunks(sizes.references * dim).enumerate() {
+            let columns = pieces(tile, dim, sizes.columns, |piece| {
+                matrix(transposed(&piece, dim), dim, sizes.columns, &device)
+            });
+            let compare = |(r, (rows, found)): (usize, (&Tensor<2>, &mut [Nearest]))| {
+                let own = skip_self.then_some(b * sizes.queries + r * sizes.rows);
+                columns.iter().enumerate().try_for_each(|(c, columns)| {
+                    let first = t * sizes.references + c * sizes.columns;
+                    let end = references.rows.min(first + sizes.columns);
+                    scan(rows.clone().matmul(columns.clone()), first..end, own, found)
+                })
+            };
+            rows.par_iter()
+                .zip(found.par_chunks_mut(sizes.rows))
+                .with_min_len(sizes.in_turn)
                 .enumerate()
-                .for_each(|(i, (found, row))| {
-                    let own = c * CHUNK + i;
-                    for (j, &similarity) in row.iter().enumerate() {
-                        if !(skip_self && first + j == own) {
-                            found.offer(similarity, (first + j) as u32);
-                        }
-                    }
-                });
+                .try_for_each(compare)?;
         }
+        let sorted: Vec<(f32, u32)> = found.into_par_iter().flat_map_iter(Nearest::sorted).collect();
+        similarities.extend(sorted.iter().map(|pair| pair.0));
+        indices.extend(sorted.iter().map(|pair| pair.1));
     }
-    let sorted: Vec<(f32, u32)> = found.into_par_iter().flat_map_iter(Nearest::sorted).collect();
-    let (similarities, indices) = sorted.into_iter().unzip();
     Ok(Neighbours {
         queries: queries.rows,
         k,
@@ -119,49 +123,179 @@ fn nearest(
     })
 }
 
-/// The `keep` best of what was offered so far, and up to as many again that are not yet sorted out.
+/// How the work is cut: by the channels and the device alone, so that the result depends on nothing else.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    /// Queries of one product.
+    rows: usize,
+    /// References of one product.
+    columns: usize,
+    /// Queries that are held normalised at once: whole products.
+    queries: usize,
+    /// References that are held normalised at once: whole products.
+    references: usize,
+    /// Products of different queries that one thread makes one after the other.
+    in_turn: usize,
+}
+
+impl Sizes {
+    fn new(dim: usize, on_cpu: bool) -> Self {
+        let (rows, columns, in_turn) = if on_cpu {
+            // A product a thread, small enough to stay in its cache until it is scanned. From 192^3 multiply-adds on the library
+            // itself would split the product over threads, which then wait for each other.
+            let most = (192usize.pow(3) - 1) / ROWS / dim;
+            (ROWS, 1 << most.clamp(64, 2048).ilog2(), 1)
+        } else {
+            (512, 8192, BLOCK)
+        };
+        let block = BLOCK.min(BLOCK_VALUES / dim);
+        Self {
+            rows,
+            columns,
+            queries: (block / rows).max(1) * rows,
+            references: (block / columns).max(1) * columns,
+            in_turn,
+        }
+    }
+}
+
+/// What `make` makes of the normalised rows, `size` at a time. Rows of zeros fill up the last: a product of another shape would
+/// be summed in another order, and equal features at its end would not have equal similarities.
+fn pieces(values: &[f32], dim: usize, size: usize, make: impl Fn(Vec<f32>) -> Tensor<2> + Sync) -> Vec<Tensor<2>> {
+    let piece = |rows: &[f32]| {
+        let mut piece = Vec::with_capacity(size * dim);
+        piece.extend_from_slice(rows);
+        normalise(&mut piece, dim);
+        piece.resize(size * dim, 0.0);
+        make(piece)
+    };
+    values.par_chunks(size * dim).map(piece).collect()
+}
+
+/// `[rows, dim]` as `[dim, rows]`, the order in which the library's kernels read it.
+fn transposed(values: &[f32], dim: usize) -> Vec<f32> {
+    let n = values.len() / dim;
+    let mut columns = vec![0.0; values.len()];
+    // As many rows at a time as fill a line of the cache.
+    for (group, rows) in values.chunks(16 * dim).enumerate() {
+        for channel in 0..dim {
+            let column = &mut columns[channel * n + group * 16..];
+            for (value, row) in column.iter_mut().zip(rows.chunks_exact(dim)) {
+                *value = row[channel];
+            }
+        }
+    }
+    columns
+}
+
+/// Offers each row's similarities to these references to the row's query. Where queries are references, `own` is the one of the
+/// first row, and no query is offered itself.
+fn scan(
+    similarities: Tensor<2>,
+    references: Range<usize>,
+    own: Option<usize>,
+    found: &mut [Nearest],
+) -> Result<(), EvalError> {
+    let [_, columns] = similarities.dims();
+    let data = similarities
+        .try_into_data_as::<f32>()
+        .map_err(|e| EvalError::Device(e.to_string()))?;
+    // Read where it lies.
+    let values: &[f32] = data.as_slice().map_err(|e| EvalError::Device(e.to_string()))?;
+    let offer = |(i, (found, row)): (usize, (&mut Nearest, &[f32]))| {
+        let first = references.start;
+        let row = &row[..references.len()];
+        match own.map(|own| own + i).filter(|own| references.contains(own)) {
+            Some(own) => {
+                found.offer(&row[..own - first], first);
+                found.offer(&row[own - first + 1..], own + 1);
+            }
+            None => found.offer(row, first),
+        }
+    };
+    // On the CPU all of them: there are other queries for the other threads.
+    let rows = found.par_iter_mut().zip(values.par_chunks_exact(columns));
+    rows.with_min_len(ROWS).enumerate().for_each(offer);
+    Ok(())
+}
+
+/// The `keep` nearest of what was offered so far, and about as many again that are not yet sorted out.
 struct Nearest {
     keep: usize,
-    found: Vec<(f32, u32)>,
-    /// Nothing at or below it can still be among the best: indices are offered in ascending order.
+    /// Keys; from `count` on they mean nothing.
+    found: Vec<i64>,
+    count: usize,
+    /// Nothing at or below it can still be among the nearest: indices are offered in ascending order.
     floor: f32,
 }
 
 impl Nearest {
-    fn new(keep: usize) -> Self {
+    /// For the `keep` nearest of at most `offers`.
+    fn new(keep: usize, offers: usize) -> Self {
         Self {
             keep,
-            found: Vec::new(),
+            found: vec![0; offers.min(2 * keep) + LANES],
+            count: 0,
             floor: f32::NEG_INFINITY,
         }
     }
 
-    fn offer(&mut self, similarity: f32, index: u32) {
-        if similarity > self.floor {
-            self.found.push((similarity, index));
-            if self.found.len() >= 2 * self.keep {
-                self.prune();
+    /// Offers the similarities to the references from `first` on.
+    fn offer(&mut self, similarities: &[f32], first: usize) {
+        let (blocks, rest) = similarities.as_chunks::<LANES>();
+        for (b, block) in blocks.iter().enumerate() {
+            // Few blocks have one above it, and without branches these are a few vector instructions.
+            if block.iter().fold(false, |any, &s| any | (s > self.floor)) {
+                self.take(block, first + b * LANES);
             }
+        }
+        self.take(rest, first + blocks.len() * LANES);
+    }
+
+    /// Takes what is above the floor of at most `LANES` similarities: writes all, and counts those.
+    fn take(&mut self, similarities: &[f32], first: usize) {
+        let free = &mut self.found[self.count..][..LANES];
+        let mut taken = 0;
+        for (i, &similarity) in similarities.iter().enumerate() {
+            free[taken] = key(similarity, (first + i) as u32);
+            taken += usize::from(similarity > self.floor);
+        }
+        self.count += taken;
+        if self.count + LANES > self.found.len() {
+            self.prune();
         }
     }
 
     fn prune(&mut self) {
-        if self.found.len() >= self.keep {
-            self.floor = self.found.select_nth_unstable_by(self.keep - 1, nearer).1.0;
-            self.found.truncate(self.keep);
+        if self.count >= self.keep {
+            let (_, &mut last, _) = self.found[..self.count].select_nth_unstable(self.keep - 1);
+            self.floor = similarity_and_index(last).0;
+            self.count = self.keep;
         }
     }
 
-    fn sorted(mut self) -> Vec<(f32, u32)> {
+    /// Similarities and indices, the nearest first.
+    fn sorted(mut self) -> impl Iterator<Item = (f32, u32)> {
         self.prune();
-        self.found.sort_unstable_by(nearer);
-        self.found
+        self.found.truncate(self.count);
+        self.found.sort_unstable();
+        self.found.into_iter().map(similarity_and_index)
     }
 }
 
-/// The more similar first, then the lower index.
-fn nearer(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
-    b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1))
+/// One number that is smaller the nearer a reference is: the more similar, then the lower index.
+fn key(similarity: f32, index: u32) -> i64 {
+    // Zero is added to make the two zeros equal.
+    i64::from(!in_order((similarity + 0.0).to_bits() as i32)) << 32 | i64::from(index)
+}
+
+fn similarity_and_index(key: i64) -> (f32, u32) {
+    (f32::from_bits(in_order(!(key >> 32) as i32) as u32), key as u32)
+}
+
+/// The bits of a number as an integer in the same order, and back.
+fn in_order(bits: i32) -> i32 {
+    bits ^ ((bits >> 31) as u32 >> 1) as i32
 }
 
 /// The outcome of [`knn`].
@@ -427,37 +561,178 @@ mod tests {
         assert_eq!((knn.references, knn.queries, knn.classes), (30, 30, 3));
     }
 
-    /// The whole matrix in f64 and a full sort, at sizes around the tiles and chunks.
-    #[test]
-    fn a_simple_loop_finds_the_same() {
-        for (n, m, dim, k) in [
-            (1, 1, 1, 1),
-            (7, 3, 5, 4),
-            (513, 511, 3, 9),
-            (8193, 514, 7, 200),
-            (16385, 2, 4, 33),
-        ] {
-            let (references, queries) = (random(n, dim, 5).normalised(), random(m, dim, 6).normalised());
-            let fast = neighbours(&references, &queries, k, &cpu()).unwrap();
-            assert_eq!((fast.k, fast.indices.len()), (k.min(n), m * k.min(n)));
-            for (q, query) in queries.values.chunks(dim).enumerate().step_by(37) {
-                let cosine = |r: usize| -> f64 {
-                    let row = &references.values[r * dim..][..dim];
-                    row.iter().zip(query).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-                };
-                let mut all: Vec<f64> = (0..n).map(cosine).collect();
-                all.sort_unstable_by(|a, b| b.total_cmp(a));
-                let row = q * fast.k..(q + 1) * fast.k;
-                for (i, (&index, &similarity)) in fast.indices[row.clone()]
-                    .iter()
-                    .zip(&fast.similarities[row])
-                    .enumerate()
-                {
-                    assert!((cosine(index as usize) - all[i]).abs() < 1e-6);
-                    assert!((f64::from(similarity) - all[i]).abs() < 1e-6);
-                }
+    /// Against all cosines in f64, for every `step`th query: nothing nearer is missing, and the order is the documented one.
+    fn check(references: &FeatureMatrix, queries: &FeatureMatrix, k: usize, within: bool, step: usize) {
+        let found = if within {
+            neighbours_within(references, k, &cpu()).unwrap()
+        } else {
+            neighbours(references, queries, k, &cpu()).unwrap()
+        };
+        let (n, dim) = (references.rows, references.dim);
+        let used = k.min(n - usize::from(within));
+        assert_eq!((found.queries, found.k), (queries.rows, used));
+        assert_eq!(
+            (found.indices.len(), found.similarities.len()),
+            (queries.rows * used, queries.rows * used)
+        );
+        let length = |row: &[f32]| row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        let lengths: Vec<f64> = references.values.chunks(dim).map(length).collect();
+        for (q, query) in queries.values.chunks(dim).enumerate().step_by(step) {
+            let cosines: Vec<f64> = references
+                .values
+                .chunks(dim)
+                .zip(&lengths)
+                .map(|(row, l)| {
+                    let dot: f64 = row.iter().zip(query).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+                    dot / l / length(query)
+                })
+                .collect();
+            let indices = &found.indices[q * used..][..used];
+            let similarities = &found.similarities[q * used..][..used];
+            let mut left = vec![true; n];
+            if within {
+                left[q] = false;
+            }
+            for (&index, &similarity) in indices.iter().zip(similarities) {
+                assert!(std::mem::take(&mut left[index as usize]), "{index} twice, or itself");
+                assert!((f64::from(similarity) - cosines[index as usize]).abs() < 1e-6);
+            }
+            let last = f64::from(similarities[used - 1]);
+            assert!((0..n).all(|i| !left[i] || cosines[i] < last + 1e-6));
+            for i in 1..used {
+                let (a, b) = (similarities[i - 1], similarities[i]);
+                assert!(a > b || a == b && indices[i - 1] < indices[i]);
             }
         }
+    }
+
+    #[test]
+    fn all_cosines_in_float64_have_the_same_neighbours() {
+        // References, queries, channels, k: one and few, primes, all references.
+        for (n, m, dim, k) in [
+            (1, 1, 1, 1),
+            (1, 50, 3, 7),
+            (7, 3, 5, 4),
+            (17, 16, 2, 15),
+            (127, 53, 31, 127),
+            (1009, 101, 13, 1008),
+            (1009, 7, 13, 5000),
+        ] {
+            check(&random(n, dim, 5), &random(m, dim, 6), k, false, 1);
+        }
+        // Around the limits of products and blocks.
+        for (dim, k) in [(3, 9), (384, 20), (1999, 2)] {
+            let sizes = Sizes::new(dim, true);
+            for (n, m) in [
+                (sizes.columns - 1, sizes.rows + 1),
+                (sizes.columns, sizes.rows),
+                (sizes.columns + 1, sizes.rows - 1),
+                (2 * sizes.columns + 17, 2 * sizes.rows + 1),
+                (sizes.references, 5),
+                (sizes.references + 1, 2),
+                (2 * sizes.references - 1, 1),
+                (67, sizes.queries + 1),
+            ] {
+                let step = (n * m * dim / 4_000_000).clamp(1, m);
+                check(&random(n, dim, 7), &random(m, dim, 8), k, false, step);
+            }
+        }
+        check(&random(8193, 7, 1), &random(514, 7, 2), 200, false, 37);
+    }
+
+    #[test]
+    fn all_other_images_in_float64_are_the_same_neighbours() {
+        let sizes = Sizes::new(5, true);
+        for (n, k) in [
+            (2, 1),
+            (3, 20),
+            (sizes.rows + 1, 48),
+            (sizes.columns + 1, 20),
+            (sizes.queries + 3, 3),
+            (sizes.references + 1, 200),
+        ] {
+            let all = random(n, 5, 9);
+            check(&all, &all, k, true, n.div_ceil(100));
+        }
+    }
+
+    /// Eleven directions, each many times, up to the last and incomplete product.
+    #[test]
+    fn equal_images_come_in_the_order_of_their_indices_wherever_they_stand() {
+        for (n, dim, k) in [(8192 + 257, 384, 2000), (16385, 6, 4000), (1000, 33, 1000)] {
+            let (kinds, queries) = (random(11, dim, 3), random(97, dim, 4));
+            let kind = |i: usize| i * i % 11;
+            let values = (0..n).flat_map(|i| kinds.values[kind(i) * dim..][..dim].iter().copied());
+            let references = features(dim, &values.collect::<Vec<_>>());
+            let found = neighbours(&references, &queries, k, &cpu()).unwrap();
+            let rank = neighbours(&kinds, &queries, 11, &cpu()).unwrap();
+            for (indices, rank) in found.indices.chunks(k).zip(rank.indices.chunks(11)) {
+                let expected = rank
+                    .iter()
+                    .flat_map(|&r| (0..n).filter(move |&i| kind(i) == r as usize));
+                assert!(expected.take(k).eq(indices.iter().map(|&i| i as usize)));
+            }
+        }
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bytes() {
+        let (references, queries) = (random(8500, 96, 1), random(1111, 96, 2));
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let found = pool.install(|| {
+                [
+                    neighbours(&references, &queries, 20, &cpu()).unwrap(),
+                    neighbours_within(&queries, 200, &cpu()).unwrap(),
+                ]
+            });
+            found.map(|f| {
+                (
+                    f.indices,
+                    f.similarities.iter().map(|s| s.to_bits()).collect::<Vec<_>>(),
+                )
+            })
+        };
+        let one = run(1);
+        assert_eq!(one, run(2));
+        assert_eq!(one, run(3));
+    }
+
+    #[test]
+    fn what_is_held_does_not_grow_with_the_images() {
+        for dim in [1, 2, 63, 384, 768, 1536, 4096, BLOCK_VALUES, 2 * BLOCK_VALUES] {
+            for on_cpu in [true, false] {
+                let s = Sizes::new(dim, on_cpu);
+                // Both are held in whole products, so at least one.
+                assert!(s.queries <= BLOCK.max(s.rows) && s.references <= BLOCK.max(s.columns));
+                assert!(s.queries * dim <= BLOCK_VALUES.max(s.rows * dim));
+                assert!(s.references * dim <= BLOCK_VALUES.max(s.columns * dim));
+                assert!(s.queries.is_multiple_of(s.rows) && s.references.is_multiple_of(s.columns));
+                assert!(s.columns.is_multiple_of(LANES));
+                assert!(s.rows * s.columns * size_of::<f32>() <= if on_cpu { 400 << 10 } else { 16 << 20 });
+            }
+        }
+        // The worst order: each is nearer than all before.
+        let mut nearest = Nearest::new(20, 1 << 20);
+        for i in 0..10_000 {
+            nearest.offer(&[0, 1, 2].map(|j| (3 * i + j) as f32), 3 * i);
+            assert_eq!(nearest.found.len(), 2 * 20 + LANES);
+        }
+        assert!(nearest.sorted().map(|(_, index)| index).eq((29_980..30_000).rev()));
+    }
+
+    #[test]
+    fn keys_are_in_the_order_of_similarities_then_indices() {
+        let similarities = [1.0f32, 0.5, 1e-40, 0.0, -1e-40, -0.5, -1.0];
+        let keys: Vec<i64> = similarities
+            .iter()
+            .flat_map(|&s| [key(s, 0), key(s, 1), key(s, u32::MAX)])
+            .collect();
+        assert!(keys.is_sorted_by(|a, b| a < b));
+        for s in similarities {
+            assert_eq!(similarity_and_index(key(s, u32::MAX - 1)), (s, u32::MAX - 1));
+        }
+        assert_eq!(key(-0.0, 3), key(0.0, 3));
     }
 
     #[test]
