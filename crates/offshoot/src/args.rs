@@ -330,6 +330,10 @@ pub struct Report {
 pub enum Bench {
     /// Time whole training steps: losses, backward, optimizer and average, without loading data.
     Step(BenchStep),
+    /// Time a child's features of made-up images: class tokens and means of patch tokens, as every score is made from.
+    Features(BenchFeatures),
+    /// Time the search for nearest neighbours among made-up features.
+    Knn(BenchKnn),
 }
 
 /// `offshoot bench step`.
@@ -358,4 +362,79 @@ pub enum Case {
     CpuM,
     /// POA's ViT-L/16 on 224 pixels, 50 images.
     VitL,
+}
+
+/// `offshoot bench features`.
+#[derive(Debug, Args)]
+pub struct BenchFeatures {
+    /// The model to time.
+    #[command(flatten)]
+    pub subject: BenchSubject,
+    /// Write the fresh model of --case to this folder, as `offshoot export` writes children.
+    #[arg(long, value_name = "DIR", conflicts_with = "child")]
+    pub save: Option<PathBuf>,
+    /// Images of one pass, of the model's native size.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub images: usize,
+    /// Images that run at once.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub batch: usize,
+    /// Timed passes over all images.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub passes: usize,
+    /// Batches before the first timed pass.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub warmup: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: Compute,
+}
+
+/// The model that `bench features` times.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct BenchSubject {
+    /// An exported child: a folder with config.json and model.safetensors.
+    pub child: Option<PathBuf>,
+    /// A fresh model of this size instead.
+    #[arg(long, value_enum)]
+    pub case: Option<Model>,
+}
+
+/// Sizes of fresh models for `bench features`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Model {
+    /// 192 x 6 on 32 pixels, patches of 4.
+    CpuS,
+    /// 384 x 12 on 32 pixels, patches of 4.
+    CpuM,
+    /// ViT-S/16: 384 x 12 on 224 pixels, patches of 16.
+    #[value(name = "vit-s16")]
+    VitS16,
+}
+
+/// `offshoot bench knn`.
+#[derive(Debug, Args)]
+pub struct BenchKnn {
+    /// Features that are searched.
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    pub references: usize,
+    /// Features whose neighbours are wanted.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub queries: usize,
+    /// Channels of each.
+    #[arg(long, value_name = "N", default_value_t = 384)]
+    pub dim: usize,
+    /// Neighbours of each query.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub k: usize,
+    /// Timed searches.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub passes: usize,
+    /// Searches before the first timed one.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub warmup: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: Compute,
 }

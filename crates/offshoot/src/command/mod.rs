@@ -12,7 +12,7 @@ mod pretrain;
 mod report;
 mod shell;
 
-use crate::args::{Arguments, Bench, Command};
+use crate::args::{Arguments, Command};
 use crate::failure::{Exit, Failure};
 
 /// Does what was asked for.
@@ -29,7 +29,7 @@ pub fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Pick(args) => pick::run(&args)?,
         Command::Export(args) => export::run(&args)?,
         Command::Report(args) => report::run(&args)?,
-        Command::Bench(Bench::Step(args)) => bench::run(&args)?,
+        Command::Bench(args) => bench::run(&args)?,
         Command::Completions { shell } => shell::completions(shell)?,
         Command::Man { out } => shell::man(&out)?,
     }

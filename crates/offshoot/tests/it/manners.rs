@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Done, Workbench, names};
 
 /// Every command.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 18] = [
     "demo",
     "data",
     "pretrain",
@@ -22,6 +22,8 @@ const COMMANDS: [&str; 16] = [
     "report",
     "bench",
     "bench step",
+    "bench features",
+    "bench knn",
     "completions",
     "man",
 ];

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use offshoot_data::Rng;
-use offshoot_family::{Shape, Vit};
+use offshoot_family::Shape;
 use offshoot_methods::elastic::cost::{self, StepShape};
 use offshoot_methods::elastic::heads::Heads;
 use offshoot_methods::elastic::step::{Batch, Elastic, LossRecipe, Objective};
@@ -17,10 +17,10 @@ use offshoot_zoo::tensor::{Device, Tensor, TensorData};
 use offshoot_zoo::vit::VitNetwork;
 use serde_json::json;
 
-use super::family::short;
+use super::{Seconds, at_least_one, fits, rounded, vit};
 use crate::args::{BenchStep, Case};
 use crate::failure::Failure;
-use crate::machine::{Machine, available_memory, peak_rss_mib};
+use crate::machine::{Machine, peak_rss_mib};
 use crate::terminal::say;
 
 /// Learning rate, weight decay and momentum of the benchmark; they do not matter for time.
@@ -84,18 +84,7 @@ impl Problem {
                 elastic: (640, 17),
             },
         };
-        let (width, depth, head_dim, patch) = numbers.vit;
-        let network = VitNetwork::new(Vit {
-            width,
-            depth,
-            head_dim,
-            mlp_ratio: 4,
-            patch,
-            image: numbers.px.0,
-            channels: 3,
-            position_offset: 0.1,
-            norm_eps: 1e-6,
-        });
+        let network = VitNetwork::new(vit(numbers.vit, numbers.px.0, 0.1));
         let (hidden, bottleneck, prototypes) = numbers.heads;
         let heads = Heads {
             feature: network.feature(),
@@ -161,9 +150,7 @@ fn masks(images: usize, patches: usize) -> Vec<u8> {
 /// Runs the command.
 pub fn run(args: &BenchStep) -> Result<(), Failure> {
     let machine = Machine::new(&args.compute.device, args.compute.threads)?;
-    if args.steps == 0 {
-        return Err(Failure::input("--steps 0 times nothing", "ask for at least one step"));
-    }
+    at_least_one("--steps", args.steps, "step")?;
     let problem = Problem::new(args.case);
     let (width, depth) = problem.elastic;
     let view = problem
@@ -172,12 +159,8 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
     let child = offshoot_zoo::open(&view.child)?;
     let elastic = [(offshoot_zoo::open(&view.child)?, 1.0)];
     let cost = cost::step(&problem.network, &problem.heads, problem.shape, &elastic);
-    if let Some(free) = available_memory().filter(|&free| machine.name == "cpu" && cost.bytes() > free as f64) {
-        let (needed, free) = (short(cost.bytes(), "B"), short(free as f64, "B"));
-        return Err(Failure::input(
-            format!("{} needs about {needed} of memory, and {free} are free", problem.name),
-            "choose a smaller --case, or a machine with more memory",
-        ));
+    if machine.name == "cpu" {
+        fits(problem.name, cost.bytes(), "a smaller --case")?;
     }
     let device = &machine.device;
     let mut plan = compile(&problem.network.specs(), Some(&child.specs()), &view)?;
@@ -220,7 +203,7 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
             seconds.push(began.elapsed().as_secs_f64());
         }
     }
-    seconds.sort_by(f64::total_cmp);
+    let seconds = Seconds::new(seconds);
     let peak = peak_rss_mib();
     let line = json!({
         "case": problem.name,
@@ -229,9 +212,9 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
         "threads": machine.threads,
         "dtype": "fp32",
         "compiled": false,
-        "steps": seconds.len(),
-        "median_s": rounded(seconds[seconds.len() / 2]),
-        "min_s": rounded(seconds[0]),
+        "steps": seconds.count(),
+        "median_s": seconds.median(),
+        "min_s": seconds.min(),
         "peak_rss_mib": peak,
         "loss": value,
         "flops": cost.flops,
@@ -239,10 +222,6 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
     });
     say(&line.to_string())?;
     Ok(())
-}
-
-fn rounded(seconds: f64) -> f64 {
-    (seconds * 1e5).round() / 1e5
 }
 
 /// FLOP/s of a large fp32 matrix product here: the best of eight.

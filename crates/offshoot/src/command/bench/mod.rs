@@ -1,0 +1,125 @@
+//! `offshoot bench`: measures speed on made-up data, each measurement one line of JSON; one file a measurement.
+//!
+//! Every one has a rival in `benches/rivals/` that does the same work in other libraries, and `benches/compare.sh` runs the two
+//! in turns. What both must agree on is here and in `benches/rivals/shared.py`: made-up numbers and the median.
+
+mod features;
+mod knn;
+mod step;
+
+use offshoot_family::Vit;
+
+use super::family::short;
+use crate::args::Bench;
+use crate::failure::Failure;
+use crate::machine::available_memory;
+
+/// Runs the command.
+pub fn run(args: &Bench) -> Result<(), Failure> {
+    match args {
+        Bench::Step(args) => step::run(args),
+        Bench::Features(args) => features::run(args),
+        Bench::Knn(args) => knn::run(args),
+    }
+}
+
+/// A colour vision transformer of these numbers, with the layout's usual ones for the rest.
+fn vit((width, depth, head_dim, patch): (usize, usize, usize, usize), image: usize, position_offset: f64) -> Vit {
+    Vit {
+        width,
+        depth,
+        head_dim,
+        mlp_ratio: 4,
+        patch,
+        image,
+        channels: 3,
+        position_offset,
+        norm_eps: 1e-6,
+    }
+}
+
+/// Errors if `value`, given by `option`, leaves nothing to time; `one` is what it counts.
+fn at_least_one(option: &str, value: usize, one: &str) -> Result<(), Failure> {
+    if value > 0 {
+        return Ok(());
+    }
+    Err(Failure::input(
+        format!("{option} 0 times nothing"),
+        format!("ask for at least one {one}"),
+    ))
+}
+
+/// Errors if this machine is known not to have the memory that `what` needs; `smaller` is what to do about it.
+fn fits(what: &str, bytes: f64, smaller: &str) -> Result<(), Failure> {
+    let Some(free) = available_memory().filter(|&free| bytes > free as f64) else {
+        return Ok(());
+    };
+    let (needed, free) = (short(bytes, "B"), short(free as f64, "B"));
+    Err(Failure::input(
+        format!("{what} needs about {needed} of memory, and {free} are free"),
+        format!("choose {smaller}, or a machine with more memory"),
+    ))
+}
+
+/// Seconds of what was timed.
+struct Seconds {
+    sorted: Vec<f64>,
+}
+
+impl Seconds {
+    /// At least one.
+    fn new(mut seconds: Vec<f64>) -> Self {
+        seconds.sort_by(f64::total_cmp);
+        Self { sorted: seconds }
+    }
+
+    fn count(&self) -> usize {
+        self.sorted.len()
+    }
+
+    /// The median; the upper one of two.
+    fn median(&self) -> f64 {
+        rounded(self.sorted[self.count() / 2])
+    }
+
+    fn min(&self) -> f64 {
+        rounded(self.sorted[0])
+    }
+}
+
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 1e5).round() / 1e5
+}
+
+/// Made-up number `index`, in [-2, 2): the 24 high bits of a hash (`fmix32` of MurmurHash3), exact in 32-bit floats.
+fn noise(index: usize) -> f32 {
+    let mut hash = index as u32;
+    hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b);
+    hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
+    hash ^= hash >> 16;
+    (hash >> 8) as f32 / (1 << 22) as f32 - 2.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Expected values from `benches/rivals/shared.py`.
+    #[test]
+    fn made_up_numbers_are_those_of_the_rivals() {
+        let first: Vec<f32> = (0..4).map(noise).collect();
+        assert_eq!(first, [-2.0, -0.729_604_7, -1.235_060_9, 0.092_816_35]);
+        assert_eq!(noise(1 << 32), noise(0));
+        let numbers: Vec<f64> = (0..10_000).map(|i| f64::from(noise(i))).collect();
+        let mean = numbers.iter().sum::<f64>() / 1e4;
+        let variance = numbers.iter().map(|v| v * v).sum::<f64>() / 1e4;
+        assert!(mean.abs() < 0.03 && (variance - 4.0 / 3.0).abs() < 0.03);
+        assert!(numbers.iter().all(|v| (-2.0..2.0).contains(v)));
+    }
+
+    #[test]
+    fn the_median_is_the_upper_one_of_two() {
+        let seconds = Seconds::new(vec![3.0, 1.0, 4.0, 2.000_001]);
+        assert_eq!((seconds.count(), seconds.median(), seconds.min()), (4, 3.0, 1.0));
+    }
+}
