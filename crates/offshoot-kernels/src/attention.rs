@@ -298,7 +298,7 @@ pub(crate) fn forward(form: Attention, tensors: Vec<FloatTensor<Flex>>) -> Float
                         scores.fill(0.0);
                         multiply((scores, stride), (&rows[first * width + q..], (width, 1)), keys, (count, dim, stride));
                         let scene = scene(&form, bias, sequence, head, first);
-                        scene.soften(scores, stride, |_, row, factor| row.iter_mut().for_each(|p| *p *= factor));
+                        scene.soften(scores, stride, #[inline(always)] |_, row, factor| row.iter_mut().for_each(|p| *p *= factor));
                         let out = &mut out[head * dim..];
                         multiply((out, out_width), (scores, (stride, 1)), part(v), (count, tokens, dim));
                     }
@@ -384,7 +384,7 @@ pub(crate) fn backward(
                                 multiply((scores, stride), (queries, (width, 1)), square(keys), (count, dim, stride));
                                 multiply((d_scores, stride), (d_out, (out_width, 1)), square(turned), (count, dim, stride));
                                 let scene = scene(&form, bias, sequence, head, first);
-                                scene.soften(scores, stride, |r, row, factor| {
+                                scene.soften(scores, stride, #[inline(always)] |r, row, factor| {
                                     row.iter_mut().for_each(|p| *p *= factor);
                                     let d_row = &mut d_scores[r * stride..][..stride];
                                     let common = dot(row, d_row);

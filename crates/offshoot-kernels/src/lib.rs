@@ -5,17 +5,21 @@
 //! defaults, and gradients are written once for all of them. Results do not depend on the number of threads.
 
 mod attention;
+mod cross_entropy;
 mod gelu;
 pub mod gemm;
 mod linear;
 mod norm;
 mod slices;
 mod tensors;
+mod update;
 mod vector;
 
 pub use attention::Attention;
+pub use cross_entropy::SoftTargets;
 pub use linear::{Entry, Form, Wanted};
 pub use tensors::Tensors;
+pub use update::AdamStep;
 pub use vector::{PATH_VARIABLE, Path, with_path};
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -68,6 +72,47 @@ pub trait Kernels: Backend {
     ) -> Vec<FloatTensor<Self>> {
         attention::plain_backward::<Self>(form, tensors.0, gradient)
     }
+
+    /// Cross-entropy of the rows of logits, the first of `tensors`, against the targets, which are the others, see
+    /// [`SoftTargets`]; `[sets, rows]`.
+    fn soft_cross_entropy(form: SoftTargets, #[extension_type] tensors: Tensors<Self>) -> FloatTensor<Self> {
+        cross_entropy::plain::<Self>(form, tensors.0)
+    }
+
+    /// The gradient of [`soft_cross_entropy`](Self::soft_cross_entropy) for the logits.
+    fn soft_cross_entropy_backward(
+        form: SoftTargets,
+        #[extension_type] tensors: Tensors<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        cross_entropy::plain_backward::<Self>(form, tensors.0, gradient)
+    }
+
+    /// Softmax of the rows of `[rows, columns]` logits over a temperature. It is no part of a gradient.
+    fn tempered_softmax(logits: FloatTensor<Self>, temperature: f64) -> FloatTensor<Self> {
+        cross_entropy::plain_softmax::<Self>(logits, temperature)
+    }
+
+    /// Sinkhorn-Knopp targets of `[rows, columns]` logits. They are no part of a gradient.
+    fn sinkhorn(logits: FloatTensor<Self>, temperature: f64, rounds: usize) -> FloatTensor<Self> {
+        cross_entropy::plain_sinkhorn::<Self>(logits, temperature, rounds)
+    }
+
+    /// AdamW of as many tensors as there are `steps`: weights, first moments, second moments and gradients, in and (but for the
+    /// gradients) out.
+    fn adamw(steps: Vec<AdamStep>, #[extension_type] tensors: Tensors<Self>) -> Vec<FloatTensor<Self>> {
+        update::plain_adamw::<Self>(&steps, tensors.0)
+    }
+
+    /// The sum of squares of each tensor, `[tensors]`.
+    fn square_sums(#[extension_type] tensors: Tensors<Self>) -> FloatTensor<Self> {
+        update::plain_square_sums::<Self>(tensors.0)
+    }
+
+    /// `momentum * average + (1 - momentum) * weight` of averages and, after them, as many weights.
+    fn average(momentum: f32, #[extension_type] tensors: Tensors<Self>) -> Vec<FloatTensor<Self>> {
+        update::plain_average::<Self>(momentum, tensors.0)
+    }
 }
 
 impl Kernels for Flex {
@@ -103,6 +148,38 @@ impl Kernels for Flex {
     ) -> Vec<FloatTensor<Self>> {
         attention::backward(form, tensors.0, gradient)
     }
+
+    fn soft_cross_entropy(form: SoftTargets, tensors: Tensors<Self>) -> FloatTensor<Self> {
+        cross_entropy::forward(form, tensors.0)
+    }
+
+    fn soft_cross_entropy_backward(
+        form: SoftTargets,
+        tensors: Tensors<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        cross_entropy::backward(form, tensors.0, gradient)
+    }
+
+    fn tempered_softmax(logits: FloatTensor<Self>, temperature: f64) -> FloatTensor<Self> {
+        cross_entropy::softmax(logits, temperature)
+    }
+
+    fn sinkhorn(logits: FloatTensor<Self>, temperature: f64, rounds: usize) -> FloatTensor<Self> {
+        cross_entropy::sinkhorn(logits, temperature, rounds)
+    }
+
+    fn adamw(steps: Vec<AdamStep>, tensors: Tensors<Self>) -> Vec<FloatTensor<Self>> {
+        update::adamw(&steps, tensors.0)
+    }
+
+    fn square_sums(tensors: Tensors<Self>) -> FloatTensor<Self> {
+        update::square_sums(tensors.0)
+    }
+
+    fn average(momentum: f32, tensors: Tensors<Self>) -> Vec<FloatTensor<Self>> {
+        update::average(momentum, tensors.0)
+    }
 }
 
 #[cfg(any(feature = "vulkan", feature = "metal", feature = "cuda"))]
@@ -137,11 +214,44 @@ impl<B: Backend + Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     fn fused_attention_backward(_: Attention, _: Tensors<Self>, _: FloatTensor<Self>) -> Vec<FloatTensor<Self>> {
         unimplemented_twice("fused_attention")
     }
+
+    fn soft_cross_entropy(form: SoftTargets, tensors: Tensors<Self>) -> FloatTensor<Self> {
+        cross_entropy::tracked::<B, C>(form, tensors.0)
+    }
+
+    fn soft_cross_entropy_backward(_: SoftTargets, _: Tensors<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
+        unimplemented_twice("soft_cross_entropy")
+    }
+
+    fn tempered_softmax(_: FloatTensor<Self>, _: f64) -> FloatTensor<Self> {
+        untracked("tempered_softmax")
+    }
+
+    fn sinkhorn(_: FloatTensor<Self>, _: f64, _: usize) -> FloatTensor<Self> {
+        untracked("sinkhorn")
+    }
+
+    fn adamw(_: Vec<AdamStep>, _: Tensors<Self>) -> Vec<FloatTensor<Self>> {
+        untracked("adamw")
+    }
+
+    fn square_sums(_: Tensors<Self>) -> FloatTensor<Self> {
+        untracked("square_sums")
+    }
+
+    fn average(_: f32, _: Tensors<Self>) -> Vec<FloatTensor<Self>> {
+        untracked("average")
+    }
 }
 
 /// Second derivatives are not part of any method here.
 fn unimplemented_twice<T>(operation: &str) -> T {
     panic!("the gradient of {operation} cannot be differentiated again")
+}
+
+/// What is called outside of gradients is called on tensors without them.
+fn untracked<T>(operation: &str) -> T {
+    panic!("{operation} is no part of a gradient: call it on untracked tensors")
 }
 
 /// Exact GELU of `x`, any shape: `x * Phi(x)` with the normal distribution function to 4e-7 relative in fp32.
@@ -246,4 +356,66 @@ pub fn attention(form: Attention, packed: Tensor<2>, bias: Option<Tensor<4>>) ->
     let tensors = [Some(packed.into_dispatch()), bias.map(Tensor::into_dispatch)];
     let tensors = Tensors(tensors.into_iter().flatten().collect());
     Tensor::from_dispatch(<Dispatch as Kernels>::fused_attention(form, tensors))
+}
+
+/// Cross-entropy of `[rows, columns]` logits against each tensor of targets, `[any, columns]`, see [`SoftTargets`]: for row `r`
+/// and target row `t` it is `-sum_k t_k log softmax(logits_r / temperature)_k`. The result is `[sets, rows]`; targets are
+/// constants.
+pub fn soft_cross_entropy(form: SoftTargets, logits: Tensor<2>, targets: Vec<Tensor<2>>) -> Tensor<2> {
+    let mut tensors = vec![logits.into_dispatch()];
+    tensors.extend(targets.into_iter().map(|targets| targets.without_autodiff().into_dispatch()));
+    Tensor::from_dispatch(<Dispatch as Kernels>::soft_cross_entropy(form, Tensors(tensors)))
+}
+
+/// Softmax of the rows of `logits / temperature`, as constants.
+pub fn tempered_softmax(logits: Tensor<2>, temperature: f64) -> Tensor<2> {
+    let logits = logits.without_autodiff().into_dispatch();
+    Tensor::from_dispatch(<Dispatch as Kernels>::tempered_softmax(logits, temperature))
+}
+
+/// Sinkhorn-Knopp targets of `[rows, columns]` logits, as constants: `rounds` rounds that even out the columns of
+/// `exp(logits / temperature)`, then its rows. Every row of the result sums to 1; adding a number to all logits changes nothing.
+pub fn sinkhorn(logits: Tensor<2>, temperature: f64, rounds: usize) -> Tensor<2> {
+    let logits = logits.without_autodiff().into_dispatch();
+    Tensor::from_dispatch(<Dispatch as Kernels>::sinkhorn(logits, temperature, rounds))
+}
+
+/// Several untracked tensors as one argument.
+fn gathered(tensors: impl IntoIterator<Item = Tensor<1>>) -> Tensors<Dispatch> {
+    Tensors(tensors.into_iter().map(Tensor::into_dispatch).collect())
+}
+
+/// One AdamW update of as many tensors as there are `steps`; gives weights, first and second moments.
+pub fn adamw(
+    steps: Vec<AdamStep>,
+    weights: Vec<Tensor<1>>,
+    moments: [Vec<Tensor<1>>; 2],
+    gradients: Vec<Tensor<1>>,
+) -> [Vec<Tensor<1>>; 3] {
+    let n = steps.len();
+    if n == 0 {
+        return Default::default();
+    }
+    let tensors = gathered(weights.into_iter().chain(moments.into_iter().flatten()).chain(gradients));
+    let updated = <Dispatch as Kernels>::adamw(steps, tensors);
+    let mut updated = updated.into_iter().map(Tensor::from_dispatch);
+    std::array::from_fn(|_| updated.by_ref().take(n).collect())
+}
+
+/// The sum of squares of each tensor, `[tensors]`.
+///
+/// # Panics
+/// If there are none.
+pub fn square_sums(tensors: Vec<Tensor<1>>) -> Tensor<1> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::square_sums(gathered(tensors)))
+}
+
+/// `momentum * average + (1 - momentum) * weight` of each pair.
+pub fn average(momentum: f64, averages: Vec<Tensor<1>>, weights: Vec<Tensor<1>>) -> Vec<Tensor<1>> {
+    if averages.is_empty() {
+        return averages;
+    }
+    let tensors = gathered(averages.into_iter().chain(weights));
+    let averages = <Dispatch as Kernels>::average(momentum as f32, tensors);
+    averages.into_iter().map(Tensor::from_dispatch).collect()
 }

@@ -1,0 +1,356 @@
+//! Cross-entropy against dense targets, softmax, and Sinkhorn-Knopp: passes over rows of prototypes that keep no logarithms.
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Flex, TensorMetadata};
+use burn::tensor::{Shape, TensorData};
+use rayon::prelude::*;
+
+use crate::Kernels;
+use crate::slices::{all_f32, contiguous, owned, tensor, values};
+use crate::tensors::Tensors;
+use crate::vector::{
+    add_up, arch, build, build_pieces, dot, exp_negative, largest, rows_of, sum_of, vectorised, zeroed,
+};
+
+/// Which targets the rows of some logits are compared with.
+#[derive(Clone, Debug)]
+pub struct SoftTargets {
+    /// Divides the logits.
+    pub temperature: f64,
+    /// For each tensor of targets the row that each row of logits is compared with; a row of logits that has none there loses
+    /// nothing.
+    pub rows: Arc<[Vec<Option<u32>>]>,
+}
+
+impl SoftTargets {
+    /// # Panics
+    /// If the tensors do not fit: a row of every target for each row of the logits that asks for one.
+    fn check(&self, tensors: &[Shape]) {
+        let [rows, columns] = tensors[0].dims();
+        assert_eq!(self.rows.len(), tensors.len() - 1, "tensors of targets");
+        for (asked, targets) in self.rows.iter().zip(&tensors[1..]) {
+            let [own, width] = targets.dims();
+            assert_eq!((asked.len(), width), (rows, columns), "rows and columns of targets");
+            assert!(
+                asked.iter().flatten().all(|&row| (row as usize) < own),
+                "a row beyond the targets"
+            );
+        }
+    }
+
+    /// The row of targets of row `r` of the logits in set `s`.
+    fn of<'a>(&self, targets: &[&'a [f32]], s: usize, r: usize, columns: usize) -> Option<&'a [f32]> {
+        self.rows[s][r].map(|row| &targets[s][row as usize * columns..][..columns])
+    }
+}
+
+/// Exponentials of a row of `logits` times `factor` above their maximum, in `out`; that maximum and their sum.
+#[inline(always)]
+fn soften(logits: &[f32], factor: f32, out: &mut [f32]) -> (f32, f32) {
+    let most = largest(logits) * factor;
+    for (y, &x) in out.iter_mut().zip(logits) {
+        *y = exp_negative(x.mul_add(factor, -most));
+    }
+    (most, sum_of(out.len(), |i| out[i]))
+}
+
+/// [`Kernels::soft_cross_entropy`] on the CPU.
+pub(crate) fn forward(form: SoftTargets, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
+    if !all_f32(&tensors) {
+        return plain::<Flex>(form, tensors);
+    }
+    let tensors: Vec<_> = tensors.into_iter().map(contiguous).collect();
+    form.check(&tensors.iter().map(|t| t.shape()).collect::<Vec<_>>());
+    let [rows, columns] = tensors[0].shape().dims();
+    let sets = form.rows.len();
+    let (logits, factor) = (values(&tensors[0]), (1.0 / form.temperature) as f32);
+    let targets: Vec<&[f32]> = tensors[1..].iter().map(values).collect();
+    let piece = rows_of(columns);
+    let arch = arch();
+    // Rows outside, sets inside.
+    let losses = build(rows * sets, piece * sets, |i, blank| {
+        let losses = zeroed(blank);
+        crate::vector::with_scratch(columns, |scratch| {
+            vectorised!(arch, {
+                for (j, losses) in losses.chunks_exact_mut(sets.max(1)).enumerate() {
+                    let r = i * piece + j;
+                    let logits = &logits[r * columns..][..columns];
+                    let (most, sum) = soften(logits, factor, scratch);
+                    let normaliser = most + sum.ln();
+                    for (s, loss) in losses.iter_mut().enumerate() {
+                        if let Some(targets) = form.of(&targets, s, r, columns) {
+                            // Row by row around its own normaliser, so that no digits are lost to large logits.
+                            *loss = sum_of(columns, |k| targets[k] * (normaliser - logits[k] * factor));
+                        }
+                    }
+                }
+            });
+        });
+        losses
+    });
+    let by_set = (0..sets).flat_map(|s| (0..rows).map(move |r| (s, r)));
+    let losses = by_set.map(|(s, r)| losses[r * sets + s]).collect();
+    tensor(losses, [sets, rows])
+}
+
+/// [`Kernels::soft_cross_entropy_backward`] on the CPU, in the memory of the logits where nothing else holds it.
+pub(crate) fn backward(
+    form: SoftTargets,
+    tensors: Vec<FloatTensor<Flex>>,
+    gradient: FloatTensor<Flex>,
+) -> FloatTensor<Flex> {
+    if !all_f32(tensors.iter().chain([&gradient])) {
+        return plain_backward::<Flex>(form, tensors, gradient);
+    }
+    let mut tensors = tensors.into_iter().map(contiguous);
+    let mut logits = owned(tensors.next().expect("logits"));
+    let targets: Vec<_> = tensors.collect();
+    let targets: Vec<&[f32]> = targets.iter().map(values).collect();
+    let gradient = contiguous(gradient);
+    let gradient = values(&gradient);
+    let [rows, columns] = logits.shape().dims();
+    let factor = (1.0 / form.temperature) as f32;
+    let piece = rows_of(columns);
+    let arch = arch();
+    let work = |(i, logits): (usize, &mut [f32])| {
+        crate::vector::with_scratch(columns, |scratch| {
+            vectorised!(arch, {
+                for (j, logits) in logits.chunks_exact_mut(columns).enumerate() {
+                    let r = i * piece + j;
+                    let (_, sum) = soften(logits, factor, scratch);
+                    logits.fill(0.0);
+                    let mut mass = 0.0;
+                    for s in 0..form.rows.len() {
+                        if let Some(targets) = form.of(&targets, s, r, columns) {
+                            let weight = gradient[s * rows + r] * factor;
+                            mass += weight * sum_of(columns, |k| targets[k]);
+                            for (d, target) in logits.iter_mut().zip(targets) {
+                                *d = (-weight).mul_add(*target, *d);
+                            }
+                        }
+                    }
+                    let share = mass / sum;
+                    for (d, p) in logits.iter_mut().zip(&*scratch) {
+                        *d = share.mul_add(*p, *d);
+                    }
+                }
+            });
+        });
+    };
+    if columns > 0 {
+        logits.storage_mut::<f32>().par_chunks_mut(piece * columns).enumerate().for_each(work);
+    }
+    logits
+}
+
+/// [`Kernels::tempered_softmax`] on the CPU.
+pub(crate) fn softmax(logits: FloatTensor<Flex>, temperature: f64) -> FloatTensor<Flex> {
+    if !all_f32([&logits]) {
+        return plain_softmax::<Flex>(logits, temperature);
+    }
+    let logits = contiguous(logits);
+    let [rows, columns] = logits.shape().dims();
+    let (x, factor) = (values(&logits), (1.0 / temperature) as f32);
+    let piece = rows_of(columns) * columns;
+    let arch = arch();
+    let out = build(rows * columns, piece, |i, blank| {
+        let out = zeroed(blank);
+        vectorised!(arch, {
+            let x = &x[i * piece..][..out.len()];
+            for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(columns)) {
+                let (_, sum) = soften(x, factor, out);
+                let share = 1.0 / sum;
+                out.iter_mut().for_each(|p| *p *= share);
+            }
+        });
+        out
+    });
+    tensor(out, [rows, columns])
+}
+
+/// [`Kernels::sinkhorn`] on the CPU: the matrix of exponentials is written once, and the rounds only change a factor for each
+/// row and one for each column. A round reads the matrix once.
+pub(crate) fn sinkhorn(logits: FloatTensor<Flex>, temperature: f64, rounds: usize) -> FloatTensor<Flex> {
+    let [rows, columns] = logits.shape().dims();
+    if !all_f32([&logits]) || rounds == 0 || rows * columns == 0 {
+        return plain_sinkhorn::<Flex>(logits, temperature, rounds);
+    }
+    let logits = contiguous(logits);
+    let (x, factor) = (values(&logits), (1.0 / temperature) as f32);
+    let arch = arch();
+    // A few blocks of rows, each with sums of its own over its columns.
+    let block = rows.div_ceil(16);
+    let blocks = rows.div_ceil(block);
+    let most = vectorised!(arch, largest(x)) * factor;
+    let sizes: Vec<[usize; 2]> = (0..blocks)
+        .map(|b| [block.min(rows - b * block) * columns, columns])
+        .collect();
+    // Each row is taken above its own maximum, so that none becomes nothing but zeros; what that leaves out is its first factor.
+    let [mut q, mut sums] = build_pieces(&sizes, |b, [q, sums]| {
+        let (q, sums) = (zeroed(q), zeroed(sums));
+        vectorised!(arch, {
+            let x = &x[b * block * columns..][..q.len()];
+            for (x, q) in x.chunks_exact(columns).zip(q.chunks_exact_mut(columns)) {
+                let (own, _) = soften(x, factor, q);
+                add_row(sums, q, exp_negative(own - most));
+            }
+        });
+        [q, sums]
+    });
+    for round in 1..=rounds {
+        let mut of_columns = add_up(&sums, columns);
+        for sum in &mut of_columns {
+            *sum = 1.0 / (*sum * columns as f32);
+        }
+        let of_columns = &of_columns;
+        let last = round == rounds;
+        let work = |(q, sums): (&mut [f32], &mut [f32])| {
+            vectorised!(arch, {
+                sums.fill(0.0);
+                for q in q.chunks_exact_mut(columns) {
+                    let of_row = 1.0 / (dot(q, of_columns) * rows as f32);
+                    if last {
+                        for (q, of_column) in q.iter_mut().zip(of_columns) {
+                            *q *= of_row * rows as f32 * of_column;
+                        }
+                    } else {
+                        add_row(sums, q, of_row);
+                    }
+                }
+            });
+        };
+        q.par_chunks_mut(block * columns).zip(sums.par_chunks_mut(columns)).for_each(work);
+    }
+    tensor(q, [rows, columns])
+}
+
+/// `sums += factor * row`.
+#[inline(always)]
+fn add_row(sums: &mut [f32], row: &[f32], factor: f32) {
+    for (sum, value) in sums.iter_mut().zip(row) {
+        *sum = factor.mul_add(*value, *sum);
+    }
+}
+
+/// The rows of a set's targets that the rows of the logits are compared with, and 0 or 1 for each as `[rows, 1]`.
+fn picked<B: Backend>(asked: &[Option<u32>], targets: FloatTensor<B>) -> (FloatTensor<B>, FloatTensor<B>) {
+    let device = targets.device();
+    let rows: Vec<i64> = asked.iter().map(|row| i64::from(row.unwrap_or(0))).collect();
+    let there: Vec<f32> = asked.iter().map(|row| f32::from(u8::from(row.is_some()))).collect();
+    let rows = B::int_from_data(TensorData::new(rows, [asked.len()]), &device);
+    let there = B::float_from_data(TensorData::new(there, [asked.len(), 1]), &device);
+    (B::float_select(targets, 0, rows), there)
+}
+
+/// [`Kernels::soft_cross_entropy`] in plain operations.
+pub(crate) fn plain<B: Backend>(form: SoftTargets, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+    let mut tensors = tensors.into_iter();
+    let logits = tensors.next().expect("logits");
+    let [rows, _] = logits.shape().dims();
+    let log_p = B::log_softmax(B::float_div_scalar(logits, form.temperature.into()), 1);
+    let one = |(asked, targets): (&Vec<Option<u32>>, FloatTensor<B>)| {
+        let (targets, there) = picked::<B>(asked, targets);
+        let losses = B::float_neg(B::float_sum_dim(B::float_mul(targets, log_p.clone()), 1));
+        B::float_reshape(B::float_mul(losses, there), Shape::new([1, rows]))
+    };
+    B::float_cat(form.rows.iter().zip(tensors).map(one).collect(), 0)
+}
+
+/// [`Kernels::soft_cross_entropy_backward`] in plain operations.
+pub(crate) fn plain_backward<B: Backend>(
+    form: SoftTargets,
+    tensors: Vec<FloatTensor<B>>,
+    gradient: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let mut tensors = tensors.into_iter();
+    let logits = tensors.next().expect("logits");
+    let [rows, _] = logits.shape().dims();
+    let p = plain_softmax::<B>(logits, form.temperature);
+    let mut sum: Option<FloatTensor<B>> = None;
+    for (s, (asked, targets)) in form.rows.iter().zip(tensors).enumerate() {
+        let (targets, there) = picked::<B>(asked, targets);
+        let weight = B::float_slice(gradient.clone(), &[(s..s + 1).into(), (0..rows).into()]);
+        let weight = B::float_mul(B::float_reshape(weight, Shape::new([rows, 1])), there);
+        let mass = B::float_sum_dim(targets.clone(), 1);
+        let change = B::float_mul(B::float_sub(B::float_mul(p.clone(), mass), targets), weight);
+        sum = Some(match sum {
+            None => change,
+            Some(sum) => B::float_add(sum, change),
+        });
+    }
+    B::float_div_scalar(sum.expect("a set of targets"), form.temperature.into())
+}
+
+/// [`Kernels::tempered_softmax`] in plain operations.
+pub(crate) fn plain_softmax<B: Backend>(logits: FloatTensor<B>, temperature: f64) -> FloatTensor<B> {
+    B::softmax(B::float_div_scalar(logits, temperature.into()), 1)
+}
+
+/// [`Kernels::sinkhorn`] in plain operations.
+pub(crate) fn plain_sinkhorn<B: Backend>(logits: FloatTensor<B>, temperature: f64, rounds: usize) -> FloatTensor<B> {
+    let [rows, columns] = logits.shape().dims();
+    if rows * columns == 0 {
+        return logits;
+    }
+    let scaled = B::float_div_scalar(logits, temperature.into());
+    let most = B::float_reshape(B::float_max(scaled.clone()), Shape::new([1, 1]));
+    // exp overflows above 88; the largest logit is subtracted, which the normalisation below cancels.
+    let q = B::float_exp(B::float_sub(scaled, most));
+    let sum = B::float_reshape(B::float_sum(q.clone()), Shape::new([1, 1]));
+    let mut q = B::float_div(q, sum);
+    for _ in 0..rounds {
+        let sums = B::float_sum_dim(q.clone(), 0);
+        q = B::float_div_scalar(B::float_div(q, sums), columns.into());
+        let sums = B::float_sum_dim(q.clone(), 1);
+        q = B::float_div_scalar(B::float_div(q, sums), rows.into());
+    }
+    B::float_mul_scalar(q, rows.into())
+}
+
+/// What the gradient needs of the forward pass.
+#[derive(Clone, Debug)]
+struct Saved<B: Backend> {
+    form: SoftTargets,
+    tensors: Vec<FloatTensor<B>>,
+}
+
+/// [`Kernels::soft_cross_entropy`] with its gradient for the logits, for any backend that has both. Targets are constants.
+pub(crate) fn tracked<B: Backend + Kernels, C: CheckpointStrategy>(
+    form: SoftTargets,
+    tensors: Vec<FloatTensor<Autodiff<B, C>>>,
+) -> FloatTensor<Autodiff<B, C>> {
+    #[derive(Debug)]
+    struct CrossEntropy;
+
+    impl<B: Backend + Kernels> Backward<B, 1> for CrossEntropy {
+        type State = Saved<B>;
+
+        fn backward(self, ops: Ops<Saved<B>, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+            let gradient = gradients.consume::<B>(&ops.node);
+            let Saved { form, tensors } = ops.state;
+            if let [Some(parent)] = ops.parents {
+                let found = B::soft_cross_entropy_backward(form, Tensors(tensors), gradient);
+                gradients.register::<B>(parent.id, found);
+            }
+        }
+    }
+
+    let node = tensors[0].node();
+    let tensors: Vec<_> = tensors.into_iter().map(|tensor| tensor.into_parts().0).collect();
+    match CrossEntropy.prepare::<C>([node]).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => {
+            let saved = Saved {
+                form: form.clone(),
+                tensors: tensors.clone(),
+            };
+            prepared.finish(saved, B::soft_cross_entropy(form, Tensors(tensors)))
+        }
+        OpsKind::UnTracked(prepared) => prepared.finish(B::soft_cross_entropy(form, Tensors(tensors))),
+    }
+}
