@@ -110,7 +110,7 @@ pub trait Kernels: Backend {
     }
 
     /// `momentum * average + (1 - momentum) * weight` of averages and, after them, as many weights.
-    fn average(momentum: f32, #[extension_type] tensors: Tensors<Self>) -> Vec<FloatTensor<Self>> {
+    fn average(momentum: f64, #[extension_type] tensors: Tensors<Self>) -> Vec<FloatTensor<Self>> {
         update::plain_average::<Self>(momentum, tensors.0)
     }
 }
@@ -177,7 +177,7 @@ impl Kernels for Flex {
         update::square_sums(tensors.0)
     }
 
-    fn average(momentum: f32, tensors: Tensors<Self>) -> Vec<FloatTensor<Self>> {
+    fn average(momentum: f64, tensors: Tensors<Self>) -> Vec<FloatTensor<Self>> {
         update::average(momentum, tensors.0)
     }
 }
@@ -239,7 +239,7 @@ impl<B: Backend + Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         untracked("square_sums")
     }
 
-    fn average(_: f32, _: Tensors<Self>) -> Vec<FloatTensor<Self>> {
+    fn average(_: f64, _: Tensors<Self>) -> Vec<FloatTensor<Self>> {
         untracked("average")
     }
 }
@@ -416,6 +416,6 @@ pub fn average(momentum: f64, averages: Vec<Tensor<1>>, weights: Vec<Tensor<1>>)
         return averages;
     }
     let tensors = gathered(averages.into_iter().chain(weights));
-    let averages = <Dispatch as Kernels>::average(momentum as f32, tensors);
+    let averages = <Dispatch as Kernels>::average(momentum, tensors);
     averages.into_iter().map(Tensor::from_dispatch).collect()
 }

@@ -11,10 +11,10 @@ use crate::vector::{PIECE, arch, sum_of, vectorised};
 /// Numbers of one AdamW update of one tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamStep {
-    /// Decay of the first moment.
-    pub beta1: f32,
+    /// Decay of the first moment. In double precision, as what is left of 1 matters too.
+    pub beta1: f64,
     /// Decay of the second moment.
-    pub beta2: f32,
+    pub beta2: f64,
     /// Factor on the gradient, such as that of clipping.
     pub gradient_scale: f32,
     /// Factor on the weight: 1 less learning rate times weight decay.
@@ -66,10 +66,12 @@ pub(crate) fn adamw(steps: &[AdamStep], mut tensors: Vec<FloatTensor<Flex>>) -> 
 
 #[inline(always)]
 fn update(step: AdamStep, weights: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
+    let (old_m, new_m) = (step.beta1 as f32, (1.0 - step.beta1) as f32);
+    let (old_v, new_v) = (step.beta2 as f32, (1.0 - step.beta2) as f32);
     for (((w, m), v), g) in weights.iter_mut().zip(first).zip(second).zip(gradient) {
         let g = g * step.gradient_scale;
-        *m = *m * step.beta1 + g * (1.0 - step.beta1);
-        *v = *v * step.beta2 + g * g * (1.0 - step.beta2);
+        *m = *m * old_m + g * new_m;
+        *v = *v * old_v + g * g * new_v;
         if step.rate != 0.0 {
             let denominator = v.sqrt() * step.root_correction + step.epsilon;
             *w = *w * step.keep - *m / denominator * step.rate;
@@ -102,13 +104,14 @@ pub(crate) fn square_sums(tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> 
 }
 
 /// [`Kernels::average`](crate::Kernels::average) on the CPU, in the memory of the averages where nothing else holds it.
-pub(crate) fn average(momentum: f32, mut tensors: Vec<FloatTensor<Flex>>) -> Vec<FloatTensor<Flex>> {
+pub(crate) fn average(momentum: f64, mut tensors: Vec<FloatTensor<Flex>>) -> Vec<FloatTensor<Flex>> {
     if !all_f32(&tensors) {
         return plain_average::<Flex>(momentum, tensors);
     }
     let n = tensors.len() / 2;
     let weights: Vec<_> = tensors.split_off(n).into_iter().map(contiguous).collect();
     let mut averages: Vec<_> = tensors.into_iter().map(|tensor| owned(contiguous(tensor))).collect();
+    let (old, new) = (momentum as f32, (1.0 - momentum) as f32);
     let arch = arch();
     let work: Vec<_> = pieces(&mut averages)
         .into_iter()
@@ -118,7 +121,7 @@ pub(crate) fn average(momentum: f32, mut tensors: Vec<FloatTensor<Flex>>) -> Vec
     work.into_par_iter().for_each(|(average, weights)| {
         vectorised!(arch, {
             for (a, w) in average.iter_mut().zip(weights) {
-                *a = *a * momentum + w * (1.0 - momentum);
+                *a = *a * old + w * new;
             }
         });
     });
@@ -135,9 +138,9 @@ pub(crate) fn plain_adamw<B: Backend>(steps: &[AdamStep], mut tensors: Vec<Float
     for ((((w, m), v), g), step) in tensors.into_iter().zip(first).zip(second).zip(gradients).zip(steps) {
         let scaled = |x: FloatTensor<B>, factor: f32| B::float_mul_scalar(x, factor.into());
         let g = scaled(g, step.gradient_scale);
-        let m = B::float_add(scaled(m, step.beta1), scaled(g.clone(), 1.0 - step.beta1));
-        let square = B::float_mul(g.clone(), g);
-        let v = B::float_add(scaled(v, step.beta2), scaled(square, 1.0 - step.beta2));
+        let mixed = |old, beta: f64, new| B::float_add(scaled(old, beta as f32), scaled(new, (1.0 - beta) as f32));
+        let m = mixed(m, step.beta1, g.clone());
+        let v = mixed(v, step.beta2, B::float_mul(g.clone(), g));
         weights.push(if step.rate == 0.0 {
             w
         } else {
@@ -158,11 +161,11 @@ pub(crate) fn plain_square_sums<B: Backend>(tensors: Vec<FloatTensor<B>>) -> Flo
 }
 
 /// [`Kernels::average`](crate::Kernels::average) in plain operations.
-pub(crate) fn plain_average<B: Backend>(momentum: f32, mut tensors: Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>> {
+pub(crate) fn plain_average<B: Backend>(momentum: f64, mut tensors: Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>> {
     let weights = tensors.split_off(tensors.len() / 2);
     let scaled = |x: FloatTensor<B>, factor: f32| B::float_mul_scalar(x, factor.into());
     let pairs = tensors.into_iter().zip(weights);
     pairs
-        .map(|(a, w)| B::float_add(scaled(a, momentum), scaled(w, 1.0 - momentum)))
+        .map(|(a, w)| B::float_add(scaled(a, momentum as f32), scaled(w, (1.0 - momentum) as f32)))
         .collect()
 }

@@ -262,22 +262,43 @@ pub(crate) fn add_up(parts: &[f32], width: usize) -> Vec<f32> {
     sums
 }
 
-/// The sum of `term(i)` over `0..n`, in [`LANES`] interleaved parts.
+/// Terms that are summed in lanes before they are added to the rest, so that long sums keep their digits.
+const RUN: usize = 64 * LANES;
+/// Lanes of four vectors, so that one addition need not wait for the one before.
+const WIDE: usize = 4 * LANES;
+
+/// The sum of `term(i)` over `0..n`, in runs of interleaved parts.
 #[inline(always)]
 pub(crate) fn sum_of(n: usize, term: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let whole = n / LANES * LANES;
-    let mut i = 0;
-    while i < whole {
-        for (l, lane) in lanes.iter_mut().enumerate() {
+    let mut sum = 0.0;
+    let mut start = 0;
+    while start < n {
+        let end = n.min(start + RUN);
+        let mut wide = [0.0f32; WIDE];
+        let mut i = start;
+        while i + WIDE <= end {
+            for (l, lane) in wide.iter_mut().enumerate() {
+                *lane += term(i + l);
+            }
+            i += WIDE;
+        }
+        let mut lanes = [0.0f32; LANES];
+        while i + LANES <= end {
+            for (l, lane) in lanes.iter_mut().enumerate() {
+                *lane += term(i + l);
+            }
+            i += LANES;
+        }
+        for (l, lane) in lanes.iter_mut().enumerate().take(end - i) {
             *lane += term(i + l);
         }
-        i += LANES;
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            *lane += (wide[l] + wide[LANES + l]) + (wide[2 * LANES + l] + wide[3 * LANES + l]);
+        }
+        sum += total(&lanes);
+        start = end;
     }
-    for (l, lane) in lanes.iter_mut().enumerate().take(n - whole) {
-        *lane += term(whole + l);
-    }
-    total(&lanes)
+    sum
 }
 
 /// Sum of the lanes, by halves.
@@ -299,17 +320,7 @@ fn total(lanes: &[f32; LANES]) -> f32 {
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let n = a.len().min(b.len());
     let (a, b) = (&a[..n], &b[..n]);
-    let mut lanes = [0.0f32; LANES];
-    let (a_whole, b_whole) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    for (l, (x, y)) in a_whole.remainder().iter().zip(b_whole.remainder()).enumerate() {
-        lanes[l] = x * y;
-    }
-    for (a, b) in a_whole.zip(b_whole) {
-        for l in 0..LANES {
-            lanes[l] = a[l].mul_add(b[l], lanes[l]);
-        }
-    }
-    total(&lanes)
+    sum_of(n, #[inline(always)] |i| a[i] * b[i])
 }
 
 /// The largest value, or NaN if there is one; negative infinity of nothing.
@@ -380,7 +391,7 @@ mod tests {
 
     #[test]
     fn reductions_take_every_element_once() {
-        for n in [0, 1, 15, 16, 17, 31, 64, 100] {
+        for n in [0, 1, 15, 16, 17, 31, 64, 100, 1024, 1100] {
             let values: Vec<f32> = (0..n).map(|i| i as f32 + 1.0).collect();
             let sum = (n * (n + 1) / 2) as f32;
             assert_eq!(sum_of(n, |i| values[i]), sum);

@@ -291,6 +291,7 @@ fn replay(folder: &Path) {
         Rate {
             learning_rate: fixture.hyper("lr"),
             weight_decay,
+            gradient_scale: 1.0,
         }
     });
     check_absolute(

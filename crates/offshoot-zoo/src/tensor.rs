@@ -1,7 +1,8 @@
 //! The tensor library as the rest of the house sees it, and the devices it runs on.
 
 pub use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData, activation, module};
-pub use offshoot_kernels::{Attention, Linear, attention, gelu};
+pub use offshoot_kernels as kernels;
+pub use offshoot_kernels::{Attention, Linear, attention};
 
 /// A device by the name that users give it.
 ///

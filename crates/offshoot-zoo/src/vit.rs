@@ -243,7 +243,7 @@ impl Network for VitNetwork {
         }
         let cls = weights.tensor::<3>("cls_token").expand([batch, 1, width]);
         let side = patches.isqrt();
-        let mut x = Tensor::cat(vec![cls, x], 1) + self.positions(weights, side);
+        let x = Tensor::cat(vec![cls, x], 1) + self.positions(weights, side);
         let tokens = 1 + patches;
         let mut x = x.reshape([batch * tokens, width]);
         for i in 0..self.vit.depth {

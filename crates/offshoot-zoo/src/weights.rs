@@ -102,16 +102,19 @@ impl Weights {
         }
     }
 
-    /// Replaces the elements of the weight called `name` by `f` of them. They are handed over, so that an update may reuse
+    /// Replaces the elements of the weights called `names` by `f` of them. They are handed over, so that an update may reuse
     /// their memory.
     ///
     /// # Panics
-    /// If there is none, or `f` changes their number.
-    pub fn modify(&mut self, name: &str, f: impl FnOnce(Tensor<1>) -> Tensor<1>) {
-        let Some((name, Weight { flat, shape })) = self.0.remove_entry(name) else {
-            panic!("no weight `{name}`")
-        };
-        self.0.insert(name, Weight::new(f(flat), shape));
+    /// If there is none of a name, or `f` changes the number of tensors or of their elements.
+    pub fn modify(&mut self, names: &[impl AsRef<str>], f: impl FnOnce(Vec<Tensor<1>>) -> Vec<Tensor<1>>) {
+        let mut take = |name: &str| self.0.remove_entry(name).unwrap_or_else(|| panic!("no weight `{name}`"));
+        let taken: Vec<(String, Weight)> = names.iter().map(|name| take(name.as_ref())).collect();
+        let (named, old): (Vec<_>, Vec<_>) = taken.into_iter().map(|(name, w)| ((name, w.shape), w.flat)).unzip();
+        let new = f(old);
+        assert_eq!(new.len(), named.len(), "modified weights");
+        let back = named.into_iter().zip(new).map(|((name, shape), flat)| (name, Weight::new(flat, shape)));
+        self.0.extend(back);
     }
 
     /// Names and weights in name order.

@@ -76,8 +76,7 @@ impl Heads {
 
     /// `[rows, dim]` features to `[rows, prototypes]` logits of head `i`: gain times cosine.
     pub fn logits(&self, weights: &Weights, i: usize, features: Tensor<2>) -> Tensor<2> {
-        self.bottleneck(weights, i, features)
-            .matmul(self.prototypes(weights, i).transpose())
+        Linear::new(self.prototypes(weights, i)).forward(self.bottleneck(weights, i, features))
     }
 }
 

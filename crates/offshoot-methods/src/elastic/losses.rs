@@ -1,37 +1,8 @@
-//! The terms of POA's loss: Sinkhorn-Knopp targets, cross-entropy against them, and KoLeo (elastic.md section 3).
+//! KoLeo, the term of POA's loss that spreads features (elastic.md section 3), and the oracles of the others.
 
-use offshoot_zoo::tensor::{Tensor, activation};
+use offshoot_zoo::tensor::Tensor;
 
 use super::heads::unit_rows;
-
-/// Sinkhorn-Knopp targets for `[rows, prototypes]` teacher logits: three (or `iterations`) rounds that even out prototypes,
-/// then samples. The temperature is inside the exponential and no softmax follows (the code's form, elastic.md section 9).
-/// Every row of the result sums to 1; adding a constant to all logits changes nothing.
-pub fn sinkhorn(logits: Tensor<2>, temperature: f64, iterations: usize) -> Tensor<2> {
-    let [rows, prototypes] = logits.dims();
-    if rows == 0 {
-        return logits;
-    }
-    let scaled = logits.div_scalar(temperature);
-    // exp overflows above 88; the largest logit is subtracted, which the normalisation below cancels.
-    let mut q = (scaled.clone() - scaled.max().unsqueeze()).exp();
-    q = q.clone() / q.sum().unsqueeze();
-    for _ in 0..iterations {
-        q = q.clone() / q.sum_dim(0) / prototypes as f64;
-        q = q.clone() / q.sum_dim(1) / rows as f64;
-    }
-    q * rows as f64
-}
-
-/// `log softmax(logits / temperature)` by row.
-pub fn log_probabilities(logits: Tensor<2>, temperature: f64) -> Tensor<2> {
-    activation::log_softmax(logits.div_scalar(temperature), 1)
-}
-
-/// `-sum_k target * log p` for each row, `[rows, 1]`.
-pub fn cross_entropy(targets: Tensor<2>, log_probabilities: Tensor<2>) -> Tensor<2> {
-    (targets * log_probabilities).sum_dim(1).neg()
-}
 
 /// KoLeo of `[n, dim]` features: `-mean log` of each unit vector's distance to its nearest neighbour. One image has no
 /// neighbour and adds nothing.
@@ -55,6 +26,7 @@ pub fn koleo(features: Tensor<2>) -> Tensor<1> {
 #[cfg(test)]
 mod tests {
     use offshoot_zoo::tensor::Device;
+    use offshoot_zoo::tensor::kernels::{SoftTargets, sinkhorn, soft_cross_entropy};
 
     use super::*;
 
@@ -132,7 +104,11 @@ mod tests {
         ] {
             let zeros = Tensor::<2>::zeros([2, k], &Device::flex());
             let targets = zeros.ones_like() / k as f64;
-            close(cross_entropy(targets, log_probabilities(zeros, 0.1)), &[expected; 2]);
+            let form = SoftTargets {
+                temperature: 0.1,
+                rows: vec![vec![Some(0), Some(1)]].into(),
+            };
+            close(soft_cross_entropy(form, zeros, vec![targets]), &[expected; 2]);
         }
     }
 }

@@ -17,7 +17,7 @@ use super::heads::Heads;
 use super::recipe::{ElasticRecipe, RecipeProblem, Schedules};
 use super::sampling::{Sampler, SamplingError};
 use super::step::{Batch, Elastic, Objective, Pass};
-use crate::train::optimizer::{self, AdamW, Gradients, Moments};
+use crate::train::optimizer::{self, AdamW, Gradients, Moments, Rate};
 use crate::train::state::TrainState;
 use crate::train::trainer::{Clock, Learner, StepReport};
 
@@ -218,22 +218,21 @@ impl ElasticLearner {
 
     /// Clips backbone and heads each on their own, updates the student and moves the teacher. What was wrong with the
     /// gradients, if anything was; then nothing is changed.
-    fn update(&mut self, step: u64, mut gradients: Gradients, values: &mut Vec<(String, f64)>) -> Option<String> {
+    fn update(&mut self, step: u64, gradients: Gradients, values: &mut Vec<(String, f64)>) -> Option<String> {
         let head = |name: &str| name.starts_with("heads.");
-        let norms = [
-            optimizer::norm(&gradients, |n| !head(n)),
-            optimizer::norm(&gradients, head),
-        ];
+        let norms: [f64; 2] = optimizer::norms(&gradients, |name| usize::from(head(name)));
         values.push(("gradient_norm/backbone".into(), norms[0]));
         values.push(("gradient_norm/heads".into(), norms[1]));
         if norms.iter().any(|n| !n.is_finite()) {
             return Some("the gradient is not finite".into());
         }
-        optimizer::clip(&mut gradients, norms[0], self.recipe.optim.clip, |n| !head(n));
-        optimizer::clip(&mut gradients, norms[1], self.recipe.optim.clip, head);
+        let scales = norms.map(|norm| optimizer::clip(norm, self.recipe.optim.clip));
         let (specs, schedules, layers) = (&self.specs, &self.schedules, self.network.layers());
         self.adam.update(&mut self.student, gradients, |name| {
-            schedules.rate(&specs[name], layers, step)
+            Rate {
+                gradient_scale: scales[usize::from(head(name))],
+                ..schedules.rate(&specs[name], layers, step)
+            }
         });
         optimizer::average(&mut self.teacher, &self.student, self.schedules.momentum.at(step));
         None

@@ -606,7 +606,7 @@ impl Schedules {
         }
     }
 
-    /// Learning rate and weight decay of a tensor at `step`.
+    /// Learning rate and weight decay of a tensor at `step`, its gradient as it is.
     pub fn rate(&self, spec: &TensorSpec, layers: usize, step: u64) -> Rate {
         let frozen = step < self.frozen && Heads::is_last_layer(&spec.name);
         Rate {
@@ -616,6 +616,7 @@ impl Schedules {
                 self.learning_rate.at(step) * self.factor(spec, layers)
             },
             weight_decay: if spec.decay { self.weight_decay.at(step) } else { 0.0 },
+            gradient_scale: 1.0,
         }
     }
 }

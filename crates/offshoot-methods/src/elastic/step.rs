@@ -2,12 +2,13 @@
 
 use offshoot_zoo::materialize::{Plan, materialize};
 use offshoot_zoo::network::KeepAll;
-use offshoot_zoo::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
+use offshoot_zoo::tensor::kernels::{SoftTargets, sinkhorn, soft_cross_entropy, tempered_softmax};
+use offshoot_zoo::tensor::{Bool, Device, Int, Linear, Tensor, TensorData};
 use offshoot_zoo::{DropPath, Network, Weights};
 use serde::{Deserialize, Serialize};
 
 use super::heads::Heads;
-use super::losses::{cross_entropy, koleo, log_probabilities, sinkhorn};
+use super::losses::koleo;
 
 /// Weights and temperatures of the loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,12 +107,6 @@ impl Batch {
             weights,
         }
     }
-
-    /// `[masked, 1]` weights of the masked patches; none if there are none.
-    fn token_weights(&self) -> Option<Tensor<2>> {
-        let n = self.weights.len();
-        (n > 0).then(|| Tensor::from_data(TensorData::new(self.weights.clone(), [n, 1]), &self.globals.device()))
-    }
 }
 
 /// What does not change from step to step.
@@ -178,20 +173,99 @@ struct Student {
 /// Row counts of [`Student::rows`].
 #[derive(Clone, Copy)]
 struct Rows {
-    global: usize,
+    images: usize,
     masked: usize,
-    local: usize,
+    views: usize,
 }
 
 impl Rows {
-    fn parts(self, x: &Tensor<2>) -> [Tensor<2>; 3] {
-        let [_, k] = x.dims();
-        let cut = |start: usize, n: usize| x.clone().slice([start..start + n, 0..k]);
-        [
-            cut(0, self.global),
-            cut(self.global, self.masked),
-            cut(self.global + self.masked, self.local),
-        ]
+    fn all(self) -> usize {
+        2 * self.images + self.masked + self.views * self.images
+    }
+
+    /// Row of `[image, crop]` of the class tokens of global crops, of a masked patch, or of `[image, view]` of local crops.
+    fn each(self) -> impl Iterator<Item = Row> {
+        let images = self.images;
+        let of = move |i: usize| (i % images.max(1), i / images.max(1));
+        let globals = (0..2 * images).map(move |i| Row::Global(of(i).0, of(i).1));
+        let masked = (0..self.masked).map(Row::Masked);
+        let locals = (0..self.views * images).map(move |i| Row::Local(of(i).0));
+        globals.chain(masked).chain(locals)
+    }
+}
+
+/// What a row of [`Student::rows`] is.
+#[derive(Clone, Copy)]
+enum Row {
+    /// The class token of an image's global crop.
+    Global(usize, usize),
+    /// A masked patch, counted through the batch.
+    Masked(usize),
+    /// The class token of a local crop of an image.
+    Local(usize),
+}
+
+/// How the cross-entropies of a student's rows with each set of targets make terms of the loss; the same for all heads.
+struct Comparison {
+    targets: SoftTargets,
+    /// `[sets * rows, terms]`.
+    weights: Tensor<2>,
+    names: &'static [&'static str],
+}
+
+impl Comparison {
+    /// The sets are the teacher's targets of the class tokens, those of the masked patches, the class tokens' two crops added up,
+    /// and, if the student is compared with the `intact` one, that one's probabilities. Local and global terms against the
+    /// teacher together average `2 * views + 2` pairs of views.
+    fn new(rows: Rows, batch: &Batch, loss: &LossRecipe, intact: bool, device: &Device) -> Self {
+        let names: &[&str] = if intact {
+            &["local", "global", "patch", "global", "local"]
+        } else {
+            &["local", "global", "patch"]
+        };
+        let sets = if intact { 4 } else { 3 };
+        let (images, views, all) = (rows.images as f64, rows.views as f64, rows.all());
+        let pairs = 2.0 * views + 2.0;
+        let mut asked = vec![vec![None; all]; sets];
+        let mut weights = vec![0.0f32; sets * all * names.len()];
+        for (r, row) in rows.each().enumerate() {
+            let mut compare = |set: usize, target: usize, term: usize, weight: f64| {
+                asked[set][r] = Some(target as u32);
+                weights[(set * all + r) * names.len() + term] = weight as f32;
+            };
+            match row {
+                Row::Global(image, crop) => {
+                    // A global view meets the other crop's targets.
+                    compare(0, (1 - crop) * rows.images + image, 1, 2.0 / pairs / (2.0 * images));
+                    if intact {
+                        compare(3, r, 3, 1.0 / (2.0 * images));
+                    }
+                }
+                Row::Masked(i) => compare(1, i, 2, f64::from(batch.weights[i]) / (2.0 * images)),
+                Row::Local(image) => {
+                    // Every local view meets the targets of both global crops.
+                    compare(2, image, 0, 1.0 / (images * pairs));
+                    if intact {
+                        compare(3, r, 4, 1.0 / (views * images));
+                    }
+                }
+            }
+        }
+        Self {
+            targets: SoftTargets {
+                temperature: loss.student_temperature,
+                rows: asked.into(),
+            },
+            weights: Tensor::from_data(TensorData::new(weights, [sets * all, names.len()]), device),
+            names,
+        }
+    }
+
+    /// The terms of `[rows, prototypes]` logits, `[1, terms]`.
+    fn terms(&self, logits: Tensor<2>, targets: Vec<Tensor<2>>) -> Tensor<2> {
+        let losses = soft_cross_entropy(self.targets.clone(), logits, targets);
+        let all = losses.dims().iter().product::<usize>();
+        losses.reshape([1, all]).matmul(self.weights.clone())
     }
 }
 
@@ -223,47 +297,39 @@ impl Objective<'_> {
             [Pass::ElasticGlobal, Pass::ElasticLocal].map(drop_path),
         );
         let rows = Rows {
-            global: 2 * images,
+            images,
             masked: batch.masked.len(),
-            local: batch.views * images,
+            views: batch.views,
         };
-        let token_weights = batch.token_weights();
+        let device = batch.globals.device();
+        let compared = [false, true].map(|intact| Comparison::new(rows, batch, self.loss, intact, &device));
+        let temperature = self.loss.student_temperature;
+        let (lambda, per_head) = (self.loss.lambda, 1.0 / self.heads.prototypes.len() as f64);
 
         let mut named = Vec::new();
         let mut weighted: Vec<Tensor<1>> = Vec::new();
         for i in 0..self.heads.prototypes.len() {
-            let targets = self.targets(teacher, i, teacher_rows.clone(), rows, teacher_temperature);
-            let prototypes = self.heads.prototypes(student, i).transpose();
+            let mut targets = self.targets(teacher, i, teacher_rows.clone(), rows, teacher_temperature);
+            let prototypes = self.heads.prototypes(student, i);
             let logits = |weights: &Weights, x: &Student| {
-                self.heads
-                    .bottleneck(weights, i, x.rows.clone())
-                    .matmul(prototypes.clone())
+                Linear::new(prototypes.clone()).forward(self.heads.bottleneck(weights, i, x.rows.clone()))
             };
             let intact_logits = logits(student, &intact);
-            let temperature = self.loss.student_temperature;
-            let taught = activation::softmax(intact_logits.clone().detach().div_scalar(temperature), 1);
-            let intact_log_p = log_probabilities(intact_logits, temperature);
-            let slim_log_p = log_probabilities(logits(&cut, &slim), temperature);
-            let share = [
-                ("intact", &intact_log_p, self.loss.lambda),
-                ("elastic", &slim_log_p, 1.0 - self.loss.lambda),
-            ];
-            let per_head = 1.0 / self.heads.prototypes.len() as f64;
-            for (name, log_p, share) in share {
-                let terms = cross_view(&targets, log_p, rows, images, batch.views, token_weights.as_ref());
-                for (term, weight, value) in terms {
-                    let weight = if term == "patch" {
-                        weight * self.loss.ibot_weight
-                    } else {
-                        weight
-                    };
+            let taught = tempered_softmax(intact_logits.clone(), temperature);
+            let students = [("intact", intact_logits, lambda), ("elastic", logits(&cut, &slim), 1.0 - lambda)];
+            for ((name, logits, share), comparison) in students.into_iter().zip(&compared) {
+                if name == "elastic" {
+                    targets.push(taught.clone());
+                }
+                let terms = comparison.terms(logits, targets.clone());
+                for (t, term) in comparison.names.iter().enumerate() {
+                    let value = terms.clone().slice([0..1, t..t + 1]).reshape([1]);
+                    // The first three are against the teacher, what follows is against the intact student.
+                    let name = if t < 3 { name } else { "same_view" };
+                    let weight = if *term == "patch" { self.loss.ibot_weight } else { 1.0 };
                     weighted.push(value.clone() * (weight * share * per_head));
                     named.push((format!("head{i}.{name}.{term}"), value));
                 }
-            }
-            for (term, value) in same_view(taught, &slim_log_p, rows) {
-                weighted.push(value.clone() * ((1.0 - self.loss.lambda) * per_head));
-                named.push((format!("head{i}.same_view.{term}"), value));
             }
         }
         let koleo = koleo_of([&intact, &slim], images).mul_scalar(0.5 * self.loss.koleo_weight);
@@ -283,7 +349,8 @@ impl Objective<'_> {
         }
     }
 
-    /// Sinkhorn-Knopp targets of head `i`: `[2B, K]` for the class tokens of both crops jointly, and for the masked tokens.
+    /// Sinkhorn-Knopp targets of head `i`: `[2B, K]` for the class tokens of both crops jointly, those for the masked tokens, and
+    /// `[B, K]`, the sum of both crops' targets.
     fn targets(
         &self,
         teacher: &Weights,
@@ -291,12 +358,16 @@ impl Objective<'_> {
         features: Tensor<2>,
         rows: Rows,
         temperature: f64,
-    ) -> [Tensor<2>; 2] {
+    ) -> Vec<Tensor<2>> {
         let logits = self.heads.logits(teacher, i, features);
         let [_, k] = logits.dims();
-        let cls = logits.clone().slice([0..rows.global, 0..k]);
-        let tokens = logits.slice([rows.global..rows.global + rows.masked, 0..k]);
-        [cls, tokens].map(|logits| sinkhorn(logits, temperature, self.loss.sinkhorn_iterations))
+        let (images, globals) = (rows.images, 2 * rows.images);
+        let part = |start: usize, n: usize| logits.clone().slice([start..start + n, 0..k]);
+        let balanced = |logits: Tensor<2>| sinkhorn(logits, temperature, self.loss.sinkhorn_iterations);
+        let cls = balanced(part(0, globals));
+        let tokens = balanced(part(globals, rows.masked));
+        let both = cls.clone().slice([0..images, 0..k]) + cls.clone().slice([images..globals, 0..k]);
+        vec![cls, tokens, both]
     }
 }
 
@@ -328,57 +399,6 @@ fn masked_rows(patches: Tensor<3>, masked: &[i64]) -> Option<Tensor<2>> {
     let [b, t, dim] = patches.dims();
     let index = Tensor::<1, Int>::from_data(TensorData::new(masked.to_vec(), [masked.len()]), &patches.device());
     Some(patches.reshape([b * t, dim]).select(0, index))
-}
-
-/// Cross-view terms of one student against the teacher, with their weights: local, global and masked-patch. Local and global
-/// together average `2 * views + 2` pairs of views.
-fn cross_view(
-    [cls, tokens]: &[Tensor<2>; 2],
-    log_p: &Tensor<2>,
-    rows: Rows,
-    images: usize,
-    views: usize,
-    token_weights: Option<&Tensor<2>>,
-) -> Vec<(&'static str, f64, Tensor<1>)> {
-    let [_, k] = cls.dims();
-    let pairs = (2 * views + 2) as f64;
-    let crop = |c: usize| cls.clone().slice([c * images..(c + 1) * images, 0..k]);
-    let [global, masked, local] = rows.parts(log_p);
-    let zero = || Tensor::zeros([1], &cls.device());
-    // Every local view meets the targets of both global crops.
-    let local_term = if views > 0 {
-        let both = (crop(0) + crop(1)).unsqueeze_dim::<3>(0);
-        // By row first: one flat sum over all prototypes would lose digits.
-        (local.reshape([views, images, k]) * both).sum_dim(2).sum().neg() / (images as f64 * pairs)
-    } else {
-        zero()
-    };
-    // A global view meets the other crop's targets.
-    let swapped = Tensor::cat(vec![crop(1), crop(0)], 0);
-    let global_term = cross_entropy(swapped, global).mean() * (2.0 / pairs);
-    let patch_term = match token_weights {
-        Some(weights) => (cross_entropy(tokens.clone(), masked) * weights.clone()).sum() / (2 * images) as f64,
-        None => zero(),
-    };
-    vec![
-        ("local", 1.0, local_term),
-        ("global", 1.0, global_term),
-        ("patch", 1.0, patch_term),
-    ]
-}
-
-/// Same-view terms: the elastic student against the intact student's own probabilities `taught`, on class tokens only.
-fn same_view(taught: Tensor<2>, log_p: &Tensor<2>, rows: Rows) -> [(&'static str, Tensor<1>); 2] {
-    let ([q_global, _, q_local], [global, _, local]) = (rows.parts(&taught), rows.parts(log_p));
-    let local_term = if rows.local > 0 {
-        cross_entropy(q_local, local).mean()
-    } else {
-        Tensor::zeros([1], &taught.device())
-    };
-    [
-        ("global", cross_entropy(q_global, global).mean()),
-        ("local", local_term),
-    ]
 }
 
 /// KoLeo of both students and both global crops, summed.

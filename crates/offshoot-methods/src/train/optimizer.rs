@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use offshoot_zoo::Weights;
 use offshoot_zoo::tensor::Tensor;
+use offshoot_zoo::tensor::kernels::{self, AdamStep};
 
 /// Gradients by tensor name.
 pub type Gradients = BTreeMap<String, Tensor<1>>;
@@ -35,13 +36,15 @@ pub struct AdamW {
     pub moments: BTreeMap<String, Moments>,
 }
 
-/// Learning rate and weight decay of one tensor at one step.
+/// What one update does to one tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     /// Learning rate.
     pub learning_rate: f64,
     /// Decoupled weight decay, multiplied by the learning rate.
     pub weight_decay: f64,
+    /// Factor on the gradient, that of [`clip`].
+    pub gradient_scale: f64,
 }
 
 impl AdamW {
@@ -57,66 +60,74 @@ impl AdamW {
 
     /// One update of every tensor that has a gradient. A rate of zero leaves the tensor and still collects moments.
     pub fn update(&mut self, weights: &mut Weights, gradients: Gradients, rate: impl Fn(&str) -> Rate) {
-        for (name, gradient) in gradients {
-            let (beta1, beta2) = (self.beta1, self.beta2);
-            let moments = match self.moments.remove(&name) {
-                None => Moments {
-                    first: gradient.clone() * (1.0 - beta1),
-                    second: gradient.square() * (1.0 - beta2),
-                    updates: 1,
-                },
-                Some(old) => Moments {
-                    first: old.first * beta1 + gradient.clone() * (1.0 - beta1),
-                    second: old.second * beta2 + gradient.square() * (1.0 - beta2),
-                    updates: old.updates + 1,
-                },
-            };
+        let mut steps = Vec::with_capacity(gradients.len());
+        let mut updates = Vec::with_capacity(gradients.len());
+        let mut moments = [Vec::new(), Vec::new()];
+        let names: Vec<String> = gradients.keys().cloned().collect();
+        for (name, gradient) in &gradients {
+            let old = self.moments.remove(name).unwrap_or_else(|| Moments {
+                first: gradient.zeros_like(),
+                second: gradient.zeros_like(),
+                updates: 0,
+            });
+            let done = old.updates + 1;
+            let correction = |beta: f64| 1.0 - beta.powf(done as f64);
             let Rate {
                 learning_rate,
                 weight_decay,
-            } = rate(&name);
-            if learning_rate != 0.0 {
-                let correction = |beta: f64| 1.0 - beta.powf(moments.updates as f64);
-                let denominator = moments.second.clone().sqrt() / correction(beta2).sqrt() + self.epsilon;
-                let change = moments.first.clone() / denominator * (learning_rate / correction(beta1));
-                weights.modify(&name, |w| w * (1.0 - learning_rate * weight_decay) - change);
-            }
-            self.moments.insert(name, moments);
+                gradient_scale,
+            } = rate(name);
+            steps.push(AdamStep {
+                beta1: self.beta1,
+                beta2: self.beta2,
+                gradient_scale: gradient_scale as f32,
+                keep: (1.0 - learning_rate * weight_decay) as f32,
+                rate: (learning_rate / correction(self.beta1)) as f32,
+                root_correction: (1.0 / correction(self.beta2).sqrt()) as f32,
+                epsilon: self.epsilon as f32,
+            });
+            updates.push(done);
+            moments[0].push(old.first);
+            moments[1].push(old.second);
         }
+        weights.modify(&names, |old| {
+            let gradients = gradients.into_values().collect();
+            let [new, first, second] = kernels::adamw(steps, old, std::mem::take(&mut moments), gradients);
+            moments = [first, second];
+            new
+        });
+        let [first, second] = moments;
+        let moments = first.into_iter().zip(second).zip(updates);
+        self.moments.extend(names.into_iter().zip(moments).map(|(name, ((first, second), updates))| {
+            let moments = Moments { first, second, updates };
+            (name, moments)
+        }));
     }
 }
 
-/// L2 norm of all gradients whose name `belongs`; 0 if there are none.
-pub fn norm(gradients: &Gradients, belongs: impl Fn(&str) -> bool) -> f64 {
-    let squares: Vec<Tensor<1>> = gradients
-        .iter()
-        .filter(|(name, _)| belongs(name))
-        .map(|(_, g)| g.clone().square().sum())
-        .collect();
-    if squares.is_empty() {
-        return 0.0;
-    }
-    f64::from(Tensor::cat(squares, 0).sum().sqrt().into_scalar::<f32>())
-}
-
-/// Scales the gradients whose name `belongs`, of L2 norm `norm`, down to `limit`, as PyTorch's `clip_grad_norm_` does.
-pub fn clip(gradients: &mut Gradients, norm: f64, limit: f64, belongs: impl Fn(&str) -> bool) {
-    let factor = limit / (norm + 1e-6);
-    if factor >= 1.0 {
-        return;
-    }
-    for (name, gradient) in gradients.iter_mut() {
-        if belongs(name) {
-            *gradient = gradient.clone() * factor;
+/// L2 norms of the gradients by `group`; 0 for a group without any.
+pub fn norms<const N: usize>(gradients: &Gradients, group: impl Fn(&str) -> usize) -> [f64; N] {
+    let mut sums = [0.0; N];
+    if !gradients.is_empty() {
+        let squares = kernels::square_sums(gradients.values().cloned().collect());
+        let squares: Vec<f32> = squares.into_data().try_to_vec().expect("sums are f32");
+        for (name, square) in gradients.keys().zip(squares) {
+            sums[group(name)] += f64::from(square);
         }
     }
+    sums.map(f64::sqrt)
+}
+
+/// The factor that brings gradients of L2 norm `norm` down to `limit`, as PyTorch's `clip_grad_norm_` does; never above 1.
+pub fn clip(norm: f64, limit: f64) -> f64 {
+    (limit / (norm + 1e-6)).min(1.0)
 }
 
 /// `average <- momentum * average + (1 - momentum) * weights`, for every tensor (elastic.md 4.4).
 pub fn average(average: &mut Weights, weights: &Weights, momentum: f64) {
-    for (name, weight) in weights.iter() {
-        average.modify(name, |a| a * momentum + weight.flat().clone() * (1.0 - momentum));
-    }
+    let names: Vec<&str> = weights.iter().map(|(name, _)| name).collect();
+    let new = weights.iter().map(|(_, weight)| weight.flat().clone()).collect();
+    average.modify(&names, |old| kernels::average(momentum, old, new));
 }
 
 #[cfg(test)]
@@ -125,6 +136,12 @@ mod tests {
     use offshoot_zoo::tensor::Device;
 
     use super::*;
+
+    const RATE: Rate = Rate {
+        learning_rate: 0.1,
+        weight_decay: 0.5,
+        gradient_scale: 1.0,
+    };
 
     fn one(value: f32) -> Weights {
         let mut weights = Weights::new();
@@ -141,10 +158,7 @@ mod tests {
     fn two_updates_are_adamw() {
         let mut weights = one(1.0);
         let mut adam = AdamW::new(0.9, 0.999, 1e-8);
-        let rate = |_: &str| Rate {
-            learning_rate: 0.1,
-            weight_decay: 0.5,
-        };
+        let rate = |_: &str| RATE;
         adam.update(&mut weights, gradient(2.0), rate);
         // The first corrected step is lr * sign(g): 1 * 0.95 - 0.1.
         assert!((weights.get("w").unwrap().values()[0] - 0.85).abs() < 1e-6);
@@ -160,23 +174,39 @@ mod tests {
         let mut adam = AdamW::new(0.9, 0.999, 1e-8);
         adam.update(&mut weights, gradient(2.0), |_| Rate {
             learning_rate: 0.0,
-            weight_decay: 1.0,
+            ..RATE
         });
         assert_eq!(weights.get("w").unwrap().values(), [1.0]);
         assert_eq!(adam.moments["w"].updates, 1);
     }
 
     #[test]
-    fn clipping_is_by_group_and_never_scales_up() {
+    fn norms_are_by_group_and_clipping_never_scales_up() {
         let mut gradients = gradient(3.0);
         gradients.insert("h".into(), Tensor::from_data([4.0f32], &Device::flex()));
-        let heads = |n: &str| n == "h";
-        assert!((norm(&gradients, |_| true) - 5.0).abs() < 1e-6);
-        assert!((norm(&gradients, heads) - 4.0).abs() < 1e-6);
-        clip(&mut gradients, 4.0, 1.5, heads);
-        clip(&mut gradients, 1.0, 1.5, |n| n == "w");
-        let values: Vec<f32> = gradients.values().map(|g| g.clone().into_scalar::<f32>()).collect();
-        assert!((values[0] - 1.5).abs() < 1e-5 && values[1] == 3.0, "{values:?}");
+        assert_eq!(norms(&gradients, |_| 0), [5.0]);
+        assert_eq!(norms(&gradients, |n| usize::from(n == "h")), [3.0, 4.0]);
+        assert_eq!(norms(&Gradients::new(), |_| 0), [0.0]);
+        assert!((clip(4.0, 1.5) - 1.5 / 4.0).abs() < 1e-6);
+        assert_eq!(clip(1.0, 1.5), 1.0);
+    }
+
+    /// Moments and weight are those of a gradient of half the size.
+    #[test]
+    fn a_scaled_gradient_is_clipped_before_it_is_collected() {
+        let run = |value: f32, gradient_scale: f64| {
+            let mut weights = one(1.0);
+            let mut adam = AdamW::new(0.9, 0.999, 1e-2);
+            let rate = Rate {
+                gradient_scale,
+                ..RATE
+            };
+            adam.update(&mut weights, gradient(value), |_| rate);
+            let moments = &adam.moments["w"];
+            let of = |x: &Tensor<1>| x.clone().into_scalar::<f32>();
+            (weights.get("w").unwrap().values(), of(&moments.first), of(&moments.second))
+        };
+        assert_eq!(run(2.0, 0.5), run(1.0, 1.0));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use offshoot_family::{Architecture, Operator, View, Vit};
 use offshoot_zoo::hf::LayoutTensor;
 use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
-use offshoot_zoo::tensor::{Device, Tensor};
-use offshoot_zoo::vit::{VitNetwork, linear};
+use offshoot_zoo::tensor::{Device, Linear, Tensor};
+use offshoot_zoo::vit::VitNetwork;
 use offshoot_zoo::{Dim, Network, TensorSpec, Weight, Weights, open};
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
@@ -292,7 +292,9 @@ fn the_toy_elastic_linear_gives_the_oracle() {
     weights.insert("bias", Weight::from_values(vec![0.05, -0.05], vec![2], &device));
     let child = materialize(&weights, &compile(&specs, None, &view).unwrap());
     let x = Tensor::<2>::from_data([[1.0, -2.0]], &device);
-    let y: Vec<f32> = linear(x, child.tensor("weight"), child.tensor("bias"))
+    let y: Vec<f32> = Linear::new(child.tensor("weight"))
+        .bias(child.tensor("bias"))
+        .forward(x)
         .into_data()
         .try_to_vec()
         .expect("two numbers");

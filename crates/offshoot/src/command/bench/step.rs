@@ -27,6 +27,7 @@ use crate::terminal::say;
 const RATE: Rate = Rate {
     learning_rate: 1e-3,
     weight_decay: 0.05,
+    gradient_scale: 1.0,
 };
 const MOMENTUM: f64 = 0.99;
 const TEACHER_TEMPERATURE: f64 = 0.05;
