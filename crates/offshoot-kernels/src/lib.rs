@@ -6,6 +6,7 @@
 
 mod attention;
 mod cross_entropy;
+mod cut;
 mod gelu;
 pub mod gemm;
 mod linear;
@@ -17,6 +18,7 @@ mod vector;
 
 pub use attention::Attention;
 pub use cross_entropy::SoftTargets;
+pub use cut::Cut;
 pub use linear::{Entry, Form, Wanted};
 pub use tensors::Tensors;
 pub use update::AdamStep;
@@ -98,6 +100,16 @@ pub trait Kernels: Backend {
         cross_entropy::plain_sinkhorn::<Self>(logits, temperature, rounds)
     }
 
+    /// Slices of a flat matrix, flat, see [`Cut`].
+    fn cut(form: Cut, whole: FloatTensor<Self>) -> FloatTensor<Self> {
+        cut::plain::<Self>(form, whole)
+    }
+
+    /// The gradient of [`cut`](Self::cut): that of the slices in their places, zero elsewhere.
+    fn cut_backward(form: Cut, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        cut::plain_backward::<Self>(form, gradient)
+    }
+
     /// AdamW of as many tensors as there are `steps`: weights, first moments, second moments and gradients, in and (but for the
     /// gradients) out.
     fn adamw(steps: Vec<AdamStep>, #[extension_type] tensors: Tensors<Self>) -> Vec<FloatTensor<Self>> {
@@ -169,6 +181,14 @@ impl Kernels for Flex {
         cross_entropy::sinkhorn(logits, temperature, rounds)
     }
 
+    fn cut(form: Cut, whole: FloatTensor<Self>) -> FloatTensor<Self> {
+        cut::forward(form, whole)
+    }
+
+    fn cut_backward(form: Cut, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        cut::backward(form, gradient)
+    }
+
     fn adamw(steps: Vec<AdamStep>, tensors: Tensors<Self>) -> Vec<FloatTensor<Self>> {
         update::adamw(&steps, tensors.0)
     }
@@ -229,6 +249,14 @@ impl<B: Backend + Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
 
     fn sinkhorn(_: FloatTensor<Self>, _: f64, _: usize) -> FloatTensor<Self> {
         untracked("sinkhorn")
+    }
+
+    fn cut(form: Cut, whole: FloatTensor<Self>) -> FloatTensor<Self> {
+        cut::tracked::<B, C>(form, whole)
+    }
+
+    fn cut_backward(_: Cut, _: FloatTensor<Self>) -> FloatTensor<Self> {
+        unimplemented_twice("cut")
     }
 
     fn adamw(_: Vec<AdamStep>, _: Tensors<Self>) -> Vec<FloatTensor<Self>> {
@@ -378,6 +406,14 @@ pub fn tempered_softmax(logits: Tensor<2>, temperature: f64) -> Tensor<2> {
 pub fn sinkhorn(logits: Tensor<2>, temperature: f64, rounds: usize) -> Tensor<2> {
     let logits = logits.without_autodiff().into_dispatch();
     Tensor::from_dispatch(<Dispatch as Kernels>::sinkhorn(logits, temperature, rounds))
+}
+
+/// Slices of the matrix whose elements are `whole`, row by row, times a factor, see [`Cut`]; flat, too.
+///
+/// # Panics
+/// If `whole` has not as many elements, or a run lies outside.
+pub fn cut(form: Cut, whole: Tensor<1>) -> Tensor<1> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::cut(form, whole.into_dispatch()))
 }
 
 /// Several untracked tensors as one argument.

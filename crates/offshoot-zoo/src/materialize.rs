@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use offshoot_family::{Operator, View};
 
 use crate::spec::{Dim, TensorSpec};
-use crate::tensor::Tensor;
+use crate::tensor::kernels::{Cut, cut as cut_out};
 use crate::weights::{Weight, Weights};
 
 /// How one of the child's tensors is copied out of the parent's.
@@ -197,35 +197,15 @@ impl TensorPlan {
             "tensor `{}` is cut beyond dimension 1",
             self.parent
         );
-        let mut tensor: Tensor<3> = match self.parent_shape.len() {
-            1 => parent.flat().clone().reshape([self.parent_shape[0], 1, 1]),
-            2 => parent
-                .flat()
-                .clone()
-                .reshape([self.parent_shape[0], self.parent_shape[1], 1]),
-            _ => parent.tensor::<3>(),
+        let inner: usize = self.parent_shape.iter().skip(2).product();
+        let widened = |runs: &Vec<(usize, usize)>, by: usize| runs.iter().map(|&(a, b)| (a * by, b * by)).collect();
+        let cut = Cut {
+            size: (self.parent_shape[0], self.parent_shape.iter().skip(1).product()),
+            rows: self.runs[0].clone(),
+            columns: self.runs.get(1).map_or_else(|| vec![(0, 1)], |runs| widened(runs, inner)),
+            gain: self.gain,
         };
-        for (dim, runs) in self.runs.iter().take(2).enumerate() {
-            if runs[..] == [(0, self.parent_shape[dim])] {
-                continue;
-            }
-            let mut pieces: Vec<Tensor<3>> = runs
-                .iter()
-                .map(|&(start, end)| tensor.clone().slice_dim(dim, start..end))
-                .collect();
-            tensor = if pieces.len() == 1 {
-                pieces.remove(0)
-            } else {
-                Tensor::cat(pieces, dim)
-            };
-        }
-        if self.gain != 1.0 {
-            tensor = tensor.mul_scalar(self.gain);
-        }
-        Weight::new(
-            tensor.reshape([self.shape.iter().product::<usize>()]),
-            self.shape.clone(),
-        )
+        Weight::new(cut_out(cut, parent.flat().clone()), self.shape.clone())
     }
 
     /// The child's elements from the parent's, row-major, on the host.
