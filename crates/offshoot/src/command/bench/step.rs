@@ -2,6 +2,7 @@
 //!
 //! The work is that of `benches/rivals/poa_step.py`: the same shapes, losses, optimizer and average, and no data loading.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use offshoot_data::Rng;
@@ -13,7 +14,8 @@ use offshoot_methods::train::optimizer::{self, AdamW, Rate};
 use offshoot_zoo::Network;
 use offshoot_zoo::materialize::compile;
 use offshoot_zoo::network::KeepAll;
-use offshoot_zoo::tensor::{Device, Tensor, TensorData};
+use offshoot_zoo::tensor::Device;
+use offshoot_zoo::tensor::kernels::gemm::{Product, recorded};
 use offshoot_zoo::vit::VitNetwork;
 use serde_json::json;
 
@@ -167,7 +169,7 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
     let mut plan = compile(&problem.network.specs(), Some(&child.specs()), &view)?;
     plan.extend(compile(&problem.heads.specs(), None, &view)?);
     let specs = [problem.network.specs(), problem.heads.specs()].concat();
-    let decayed: std::collections::BTreeMap<&str, bool> = specs.iter().map(|s| (s.name.as_str(), s.decay)).collect();
+    let decayed: BTreeMap<&str, bool> = specs.iter().map(|s| (s.name.as_str(), s.decay)).collect();
     let mut student = offshoot_zoo::initialise(&specs, 0, device);
     let mut teacher = offshoot_zoo::initialise(&specs, 1, device);
     let mut adam = AdamW::new(0.9, 0.999, 1e-8);
@@ -184,8 +186,7 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
     let batch = problem.batch(device);
     let mut seconds = Vec::with_capacity(args.steps);
     let mut value = f64::NAN;
-    for step in 0..args.warmup + args.steps {
-        let began = Instant::now();
+    let mut one_step = || -> Result<f64, Failure> {
         let tracked = student.tracked();
         let terms = objective.losses(&tracked, &teacher, &elastic, &batch, TEACHER_TEMPERATURE, &mut |_| {
             Box::new(KeepAll)
@@ -198,14 +199,27 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
             ..RATE
         });
         optimizer::average(&mut teacher, &student, MOMENTUM);
-        value = f64::from(total.into_scalar::<f32>());
+        let value = f64::from(total.into_scalar::<f32>());
         device.sync().map_err(|e| anyhow::anyhow!("{e:?}"))?;
+        Ok(value)
+    };
+    for step in 0..args.warmup + args.steps {
+        let began = Instant::now();
+        value = one_step()?;
         if step >= args.warmup {
             seconds.push(began.elapsed().as_secs_f64());
         }
     }
     let seconds = Seconds::new(seconds);
     let peak = peak_rss_mib();
+    // Last, so that neither the time nor the memory of the steps has any of it.
+    let floor = if machine.name == "cpu" {
+        let (done, products) = recorded(one_step);
+        done?;
+        Some(Floor::measure(&products))
+    } else {
+        None
+    };
     let line = json!({
         "case": problem.name,
         "version": env!("CARGO_PKG_VERSION"),
@@ -219,23 +233,31 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
         "peak_rss_mib": peak,
         "loss": value,
         "flops": cost.flops,
-        "gemm_floor_s": rounded(cost.flops / gemm_rate(device)?),
+        "gemm_flops": floor.as_ref().map(|floor| floor.flops),
+        "gemm_floor_s": floor.as_ref().map(|floor| rounded(floor.seconds)),
     });
     say(&line.to_string())?;
     Ok(())
 }
 
-/// FLOP/s of a large fp32 matrix product here: the best of eight.
-fn gemm_rate(device: &Device) -> Result<f64, Failure> {
-    const N: usize = 1024;
-    let values: Vec<f32> = (0..N * N).map(|i| (i % 7) as f32).collect();
-    let a = Tensor::<2>::from_data(TensorData::new(values, [N, N]), device);
-    let mut best = f64::INFINITY;
-    for _ in 0..8 {
-        let began = Instant::now();
-        let _product = a.clone().matmul(a.clone());
-        device.sync().map_err(|e| anyhow::anyhow!("{e:?}"))?;
-        best = best.min(began.elapsed().as_secs_f64());
+/// What the bare matrix products of a step take.
+struct Floor {
+    flops: f64,
+    seconds: f64,
+}
+
+impl Floor {
+    /// Times a product of each size that a step has: the best of a few, with nothing before or after it, on all threads.
+    fn measure(products: &BTreeMap<Product, usize>) -> Self {
+        const ROUNDS: usize = 6;
+        let mut floor = Self {
+            flops: 0.0,
+            seconds: 0.0,
+        };
+        for (product, &count) in products {
+            floor.flops += count as f64 * product.flops();
+            floor.seconds += count as f64 * product.seconds(ROUNDS);
+        }
+        floor
     }
-    Ok(2.0 * (N as f64).powi(3) / best)
 }
