@@ -15,7 +15,7 @@ use crate::Kernels;
 use crate::slices::{all_f32, contiguous, owned, tensor, values};
 use crate::tensors::Tensors;
 use crate::vector::{
-    add_up, arch, build, build_pieces, dot, exp_negative, largest, rows_of, sum_of, vectorised, zeroed,
+    add_up, arch, build, build_pieces, dot, exp_negative, largest, rows_of, sum_of, sum_pairs, vectorised, zeroed,
 };
 
 /// Which targets the rows of some logits are compared with.
@@ -57,7 +57,14 @@ fn soften(logits: &[f32], factor: f32, out: &mut [f32]) -> (f32, f32) {
     for (y, &x) in out.iter_mut().zip(logits) {
         *y = exp_negative(x.mul_add(factor, -most));
     }
-    (most, sum_of(out.len(), |i| out[i]))
+    (
+        most,
+        sum_of(
+            out,
+            #[inline(always)]
+            |x| x,
+        ),
+    )
 }
 
 /// [`Kernels::soft_cross_entropy`] on the CPU.
@@ -86,7 +93,12 @@ pub(crate) fn forward(form: SoftTargets, tensors: Vec<FloatTensor<Flex>>) -> Flo
                     for (s, loss) in losses.iter_mut().enumerate() {
                         if let Some(targets) = form.of(&targets, s, r, columns) {
                             // Row by row around its own normaliser, so that no digits are lost to large logits.
-                            *loss = sum_of(columns, |k| targets[k] * (normaliser - logits[k] * factor));
+                            *loss = sum_pairs(
+                                targets,
+                                logits,
+                                #[inline(always)]
+                                |t, x| t * (normaliser - x * factor),
+                            );
                         }
                     }
                 }
@@ -129,7 +141,12 @@ pub(crate) fn backward(
                     for s in 0..form.rows.len() {
                         if let Some(targets) = form.of(&targets, s, r, columns) {
                             let weight = gradient[s * rows + r] * factor;
-                            mass += weight * sum_of(columns, |k| targets[k]);
+                            mass += weight
+                                * sum_of(
+                                    targets,
+                                    #[inline(always)]
+                                    |t| t,
+                                );
                             for (d, target) in logits.iter_mut().zip(targets) {
                                 *d = (-weight).mul_add(*target, *d);
                             }
@@ -144,7 +161,11 @@ pub(crate) fn backward(
         });
     };
     if columns > 0 {
-        logits.storage_mut::<f32>().par_chunks_mut(piece * columns).enumerate().for_each(work);
+        logits
+            .storage_mut::<f32>()
+            .par_chunks_mut(piece * columns)
+            .enumerate()
+            .for_each(work);
     }
     logits
 }
@@ -225,7 +246,9 @@ pub(crate) fn sinkhorn(logits: FloatTensor<Flex>, temperature: f64, rounds: usiz
                 }
             });
         };
-        q.par_chunks_mut(block * columns).zip(sums.par_chunks_mut(columns)).for_each(work);
+        q.par_chunks_mut(block * columns)
+            .zip(sums.par_chunks_mut(columns))
+            .for_each(work);
     }
     tensor(q, [rows, columns])
 }

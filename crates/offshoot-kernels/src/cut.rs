@@ -41,7 +41,10 @@ impl Cut {
     fn check(&self, elements: usize) {
         assert_eq!(self.size.0 * self.size.1, elements, "elements of a matrix that is cut");
         let inside = |runs: &[(usize, usize)], size| runs.iter().all(|&(start, end)| start <= end && end <= size);
-        assert!(inside(&self.rows, self.size.0) && inside(&self.columns, self.size.1), "a run outside of the matrix");
+        assert!(
+            inside(&self.rows, self.size.0) && inside(&self.columns, self.size.1),
+            "a run outside of the matrix"
+        );
     }
 }
 
@@ -127,7 +130,10 @@ pub(crate) fn plain_backward<B: Backend>(form: Cut, gradient: FloatTensor<B>) ->
     let (rows, columns) = form.kept();
     let device = gradient.device();
     let dtype = gradient.dtype();
-    let mut matrix = B::float_mul_scalar(B::float_reshape(gradient, Shape::new([rows, columns])), form.gain.into());
+    let mut matrix = B::float_mul_scalar(
+        B::float_reshape(gradient, Shape::new([rows, columns])),
+        form.gain.into(),
+    );
     let sizes = [form.size.0, form.size.1];
     for (dim, runs) in [&form.rows, &form.columns].into_iter().enumerate() {
         let mut shape = matrix.shape().dims::<2>();
@@ -162,7 +168,9 @@ pub(crate) fn tracked<B: Backend + Kernels, C: CheckpointStrategy>(
         type State = Cut;
 
         fn backward(self, ops: Ops<Cut, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
-            unary::<B, _>(ops.parents, ops.node, gradients, |gradient| B::cut_backward(ops.state, gradient));
+            unary::<B, _>(ops.parents, ops.node, gradients, |gradient| {
+                B::cut_backward(ops.state, gradient)
+            });
         }
     }
 
@@ -205,9 +213,14 @@ mod tests {
             let whole: Vec<f32> = (0..20).map(|i| i as f32).collect();
             let rows: Vec<usize> = form.rows.iter().flat_map(|&(a, b)| a..b).collect();
             let columns: Vec<usize> = form.columns.iter().flat_map(|&(a, b)| a..b).collect();
-            let at: Vec<usize> = rows.iter().flat_map(|r| columns.iter().map(move |c| r * 4 + c)).collect();
+            let at: Vec<usize> = rows
+                .iter()
+                .flat_map(|r| columns.iter().map(move |c| r * 4 + c))
+                .collect();
             let expected: Vec<f32> = at.iter().map(|&i| 1.5 * whole[i]).collect();
-            let leaf = Tensor::<1>::from_data(&whole[..], &Device::flex()).autodiff().require_grad();
+            let leaf = Tensor::<1>::from_data(&whole[..], &Device::flex())
+                .autodiff()
+                .require_grad();
             let part = cut(form.clone(), leaf.clone());
             assert_eq!(values(part.clone().inner()), expected);
             let weights: Vec<f32> = (0..at.len()).map(|i| i as f32 - 3.0).collect();

@@ -1,6 +1,6 @@
 //! LayerNorm and RMSNorm of rows, forward and backward in one pass each; what a row's statistics were is found again, not kept.
 
-use crate::vector::{dot, sum_of};
+use crate::vector::{sum_of, sum_pairs};
 
 /// Which statistics a row is normalised by.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,8 +16,20 @@ impl Norm {
     #[inline(always)]
     fn statistics(self, row: &[f32]) -> (f32, f32) {
         let n = row.len() as f32;
-        let mean = if self.centred { sum_of(row.len(), |i| row[i]) / n } else { 0.0 };
-        let variance = sum_of(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / n;
+        let mean = if self.centred {
+            sum_of(
+                row,
+                #[inline(always)]
+                |x| x,
+            ) / n
+        } else {
+            0.0
+        };
+        let variance = sum_of(
+            row,
+            #[inline(always)]
+            |x| (x - mean) * (x - mean),
+        ) / n;
         (mean, 1.0 / (variance + self.epsilon).sqrt())
     }
 
@@ -55,34 +67,43 @@ impl Norm {
     ) {
         let width = scale.len();
         let n = width as f32;
+        let (d_scale, d_shift) = (&mut d_scale[..width], &mut d_shift[..width]);
         for (r, (x, g)) in x.chunks_exact(width).zip(gradient.chunks_exact_mut(width)).enumerate() {
             let (mean, factor) = self.statistics(x);
             if let Some(out) = &mut out {
                 let out = &mut out[r * width..][..width];
-                for i in 0..width {
-                    let y = (x[i] - mean) * factor * scale[i];
-                    out[i] = shift.map_or(y, |shift| y + shift[i]);
+                for ((y, &x), &scale) in out.iter_mut().zip(x).zip(scale) {
+                    *y = (x - mean) * factor * scale;
+                }
+                if let Some(shift) = shift {
+                    out.iter_mut().zip(shift).for_each(|(y, shift)| *y += shift);
                 }
             }
-            for i in 0..width {
-                d_scale[i] += g[i] * ((x[i] - mean) * factor);
-                d_shift[i] += g[i];
-                g[i] *= scale[i];
+            let sums = d_scale.iter_mut().zip(&mut *d_shift);
+            for ((((d_scale, d_shift), g), &x), &scale) in sums.zip(&mut *g).zip(x).zip(scale) {
+                *d_scale += *g * ((x - mean) * factor);
+                *d_shift += *g;
+                *g *= scale;
             }
-            let along = dot_normal(g, x, mean) * factor / n;
-            let common = if self.centred { sum_of(width, |i| g[i]) / n } else { 0.0 };
-            for i in 0..width {
-                g[i] = (g[i] - common - (x[i] - mean) * factor * along) * factor;
+            let g_and_normal = sum_pairs(
+                g,
+                x,
+                #[inline(always)]
+                |g, x| g * (x - mean),
+            );
+            let along = g_and_normal * factor / n;
+            let common = if self.centred {
+                sum_of(
+                    g,
+                    #[inline(always)]
+                    |g| g,
+                ) / n
+            } else {
+                0.0
+            };
+            for (g, &x) in g.iter_mut().zip(x) {
+                *g = (*g - common - (x - mean) * factor * along) * factor;
             }
         }
     }
-}
-
-/// The product of `g` and `x - mean`.
-#[inline(always)]
-fn dot_normal(g: &[f32], x: &[f32], mean: f32) -> f32 {
-    if mean == 0.0 {
-        return dot(g, x);
-    }
-    sum_of(g.len(), |i| g[i] * (x[i] - mean))
 }

@@ -54,7 +54,11 @@ pub(crate) fn adamw(steps: &[AdamStep], mut tensors: Vec<FloatTensor<Flex>>) -> 
             .zip(gradients.iter().zip(steps))
             .flat_map(|(((w, m), v), (gradient, step))| {
                 let gradient = values(gradient).chunks(PIECE);
-                w.into_iter().zip(m).zip(v).zip(gradient).map(move |piece| (piece, *step))
+                w.into_iter()
+                    .zip(m)
+                    .zip(v)
+                    .zip(gradient)
+                    .map(move |piece| (piece, *step))
             })
             .collect();
         work.into_par_iter().for_each(|((((w, m), v), g), step)| {
@@ -93,7 +97,19 @@ pub(crate) fn square_sums(tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> 
         .collect();
     let sums: Vec<(usize, f32)> = pieces
         .into_par_iter()
-        .map(|(i, piece)| (i, vectorised!(arch, sum_of(piece.len(), |k| piece[k] * piece[k]))))
+        .map(|(i, piece)| {
+            (
+                i,
+                vectorised!(
+                    arch,
+                    sum_of(
+                        piece,
+                        #[inline(always)]
+                        |x| x * x
+                    )
+                ),
+            )
+        })
         .collect();
     let mut totals = vec![0.0; tensors.len()];
     for (i, sum) in sums {

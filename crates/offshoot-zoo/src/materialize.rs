@@ -202,7 +202,10 @@ impl TensorPlan {
         let cut = Cut {
             size: (self.parent_shape[0], self.parent_shape.iter().skip(1).product()),
             rows: self.runs[0].clone(),
-            columns: self.runs.get(1).map_or_else(|| vec![(0, 1)], |runs| widened(runs, inner)),
+            columns: self
+                .runs
+                .get(1)
+                .map_or_else(|| vec![(0, 1)], |runs| widened(runs, inner)),
             gain: self.gain,
         };
         Weight::new(cut_out(cut, parent.flat().clone()), self.shape.clone())

@@ -108,12 +108,19 @@ impl Weights {
     /// # Panics
     /// If there is none of a name, or `f` changes the number of tensors or of their elements.
     pub fn modify(&mut self, names: &[impl AsRef<str>], f: impl FnOnce(Vec<Tensor<1>>) -> Vec<Tensor<1>>) {
-        let mut take = |name: &str| self.0.remove_entry(name).unwrap_or_else(|| panic!("no weight `{name}`"));
+        let mut take = |name: &str| {
+            self.0
+                .remove_entry(name)
+                .unwrap_or_else(|| panic!("no weight `{name}`"))
+        };
         let taken: Vec<(String, Weight)> = names.iter().map(|name| take(name.as_ref())).collect();
         let (named, old): (Vec<_>, Vec<_>) = taken.into_iter().map(|(name, w)| ((name, w.shape), w.flat)).unzip();
         let new = f(old);
         assert_eq!(new.len(), named.len(), "modified weights");
-        let back = named.into_iter().zip(new).map(|((name, shape), flat)| (name, Weight::new(flat, shape)));
+        let back = named
+            .into_iter()
+            .zip(new)
+            .map(|((name, shape), flat)| (name, Weight::new(flat, shape)));
         self.0.extend(back);
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use offshoot_methods::train::trainer::Clock;
-use offshoot_zoo::tensor::{self, Device};
+use offshoot_zoo::tensor::{self, Device, kernels};
 
 use crate::failure::Failure;
 
@@ -24,6 +24,8 @@ impl Machine {
     /// If this build has no such device.
     pub fn new(name: &str, threads: usize) -> Result<Self, Failure> {
         let device = tensor::device(name).map_err(|e| Failure::input(e, "`--device cpu` works everywhere"))?;
+        kernels::Path::chosen()
+            .map_err(|e| Failure::input(e, format!("unset {} for the best", kernels::PATH_VARIABLE)))?;
         // A second call in one process keeps the first pool; only commands that run other commands make one.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         Ok(Self {
@@ -36,7 +38,10 @@ impl Machine {
     /// The CPU or GPU, threads and kernel path, in words.
     pub fn description(&self) -> String {
         match self.name.as_str() {
-            "cpu" => format!("{}, {} threads, flex {}", cpu(), self.threads, kernel_path()),
+            "cpu" => {
+                let path = kernels::Path::chosen().map_or("unknown kernels", kernels::Path::name);
+                format!("{}, {} threads, {path}", cpu(), self.threads)
+            }
             other => format!("{other} ({:?})", self.device),
         }
     }
@@ -51,20 +56,6 @@ fn cpu() -> String {
     brand
         .filter(|b| !b.is_empty())
         .unwrap_or_else(|| std::env::consts::ARCH.into())
-}
-
-/// Which vector instructions the matrix products use here.
-fn kernel_path() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if std::arch::is_x86_feature_detected!("avx512f") {
-            return "avx512";
-        }
-        if std::arch::is_x86_feature_detected!("fma") {
-            return "avx2";
-        }
-    }
-    std::env::consts::ARCH
 }
 
 /// Bytes of memory that a new process could use; none where the system does not say.

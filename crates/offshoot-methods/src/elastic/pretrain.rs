@@ -228,11 +228,9 @@ impl ElasticLearner {
         }
         let scales = norms.map(|norm| optimizer::clip(norm, self.recipe.optim.clip));
         let (specs, schedules, layers) = (&self.specs, &self.schedules, self.network.layers());
-        self.adam.update(&mut self.student, gradients, |name| {
-            Rate {
-                gradient_scale: scales[usize::from(head(name))],
-                ..schedules.rate(&specs[name], layers, step)
-            }
+        self.adam.update(&mut self.student, gradients, |name| Rate {
+            gradient_scale: scales[usize::from(head(name))],
+            ..schedules.rate(&specs[name], layers, step)
         });
         optimizer::average(&mut self.teacher, &self.student, self.schedules.momentum.at(step));
         None

@@ -316,7 +316,10 @@ impl Objective<'_> {
             };
             let intact_logits = logits(student, &intact);
             let taught = tempered_softmax(intact_logits.clone(), temperature);
-            let students = [("intact", intact_logits, lambda), ("elastic", logits(&cut, &slim), 1.0 - lambda)];
+            let students = [
+                ("intact", intact_logits, lambda),
+                ("elastic", logits(&cut, &slim), 1.0 - lambda),
+            ];
             for ((name, logits, share), comparison) in students.into_iter().zip(&compared) {
                 if name == "elastic" {
                     targets.push(taught.clone());

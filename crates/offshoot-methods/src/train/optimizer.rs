@@ -98,10 +98,15 @@ impl AdamW {
         });
         let [first, second] = moments;
         let moments = first.into_iter().zip(second).zip(updates);
-        self.moments.extend(names.into_iter().zip(moments).map(|(name, ((first, second), updates))| {
-            let moments = Moments { first, second, updates };
-            (name, moments)
-        }));
+        self.moments.extend(
+            names
+                .into_iter()
+                .zip(moments)
+                .map(|(name, ((first, second), updates))| {
+                    let moments = Moments { first, second, updates };
+                    (name, moments)
+                }),
+        );
     }
 }
 
@@ -197,14 +202,15 @@ mod tests {
         let run = |value: f32, gradient_scale: f64| {
             let mut weights = one(1.0);
             let mut adam = AdamW::new(0.9, 0.999, 1e-2);
-            let rate = Rate {
-                gradient_scale,
-                ..RATE
-            };
+            let rate = Rate { gradient_scale, ..RATE };
             adam.update(&mut weights, gradient(value), |_| rate);
             let moments = &adam.moments["w"];
             let of = |x: &Tensor<1>| x.clone().into_scalar::<f32>();
-            (weights.get("w").unwrap().values(), of(&moments.first), of(&moments.second))
+            (
+                weights.get("w").unwrap().values(),
+                of(&moments.first),
+                of(&moments.second),
+            )
         };
         assert_eq!(run(2.0, 0.5), run(1.0, 1.0));
     }
