@@ -91,13 +91,41 @@ pub(crate) fn add_product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, threads
     }
 }
 
+/// Writes `a b` to rows of `out` that begin `stride` values apart, or adds it to what is there if that is to be `kept`.
+///
+/// # Panics
+/// If rows would overlap, or the last one would end outside `out`.
+pub(crate) fn product_in_rows(
+    (out, stride): (&mut [f32], usize),
+    kept: bool,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    threads: Threads,
+) {
+    let (rows, columns) = (a.size.0, b.size.1);
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    let end = (rows - 1).checked_mul(stride).and_then(|last| last.checked_add(columns));
+    assert!(
+        columns <= stride && end.is_some_and(|end| end <= out.len()),
+        "{rows} rows of {columns}, {stride} apart, in {} values",
+        out.len()
+    );
+    // SAFETY: `out` is exclusive memory with values in it, and all rows were just found to lie inside it.
+    #[allow(unsafe_code, reason = "the crate takes pointers")]
+    unsafe {
+        raw(out.as_mut_ptr().cast(), rows * columns, stride, kept, a, b, threads);
+    }
+}
+
 /// # Safety
-/// `out` must be valid for writes of `size` elements, and for reads if they are to be `kept`.
+/// `out` must be valid for writes of `size` elements in rows that begin `stride` apart, and for reads if they are to be `kept`.
 #[allow(unsafe_code, reason = "the crate takes pointers")]
 unsafe fn raw(
     out: *mut MaybeUninit<f32>,
     size: usize,
-    columns: usize,
+    stride: usize,
     kept: bool,
     a: Matrix<'_>,
     b: Matrix<'_>,
@@ -121,7 +149,7 @@ unsafe fn raw(
             k,
             out.cast::<f32>(),
             1,
-            columns as isize,
+            stride as isize,
             kept,
             a.values.as_ptr(),
             a.strides.1 as isize,
@@ -266,6 +294,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_product_in_rows_leaves_what_lies_between_them() {
+        let (m, k, n, stride) = (5, 7, 3, 4);
+        let (a, b) = (numbers(m * k), numbers(k * n));
+        let (left, right) = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
+        let exact = build(m * n, m * n, |_, blank| product(blank, left, right, Threads::One));
+        for kept in [false, true] {
+            let mut out = vec![10.0; (m - 1) * stride + n];
+            product_in_rows((&mut out, stride), kept, left, right, Threads::One);
+            for (i, row) in out.chunks(stride).enumerate() {
+                let base = if kept { 10.0 } else { 0.0 };
+                let expected: Vec<f32> = exact[i * n..][..n].iter().map(|v| v + base).collect();
+                assert_eq!(row[..n], expected);
+                assert!(row[n..].iter().all(|&v| v == 10.0));
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "2 rows of 3, 4 apart, in 6 values")]
+    fn rows_beyond_their_memory_are_refused() {
+        let (a, b) = ([1.0; 2], [1.0; 3]);
+        product_in_rows((&mut [0.0; 6], 4), false, Matrix::new(&a, 2, 1), Matrix::new(&b, 1, 3), Threads::One);
     }
 
     #[test]

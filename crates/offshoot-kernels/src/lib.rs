@@ -5,11 +5,13 @@
 //! defaults, and gradients are written once for all of them. Results do not depend on the number of threads.
 
 mod attention;
+mod convolution;
 mod cross_entropy;
 mod cut;
 mod gelu;
 pub mod gemm;
 mod linear;
+mod next_token;
 mod norm;
 mod slices;
 mod tensors;
@@ -17,12 +19,15 @@ mod update;
 mod vector;
 
 pub use attention::Attention;
+pub use convolution::Window;
 pub use cross_entropy::SoftTargets;
 pub use cut::Cut;
 pub use linear::{Entry, Form, Wanted};
 pub use tensors::Tensors;
 pub use update::AdamStep;
 pub use vector::{PATH_VARIABLE, Path, with_path};
+
+use std::sync::Arc;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
@@ -88,6 +93,35 @@ pub trait Kernels: Backend {
         gradient: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         cross_entropy::plain_backward::<Self>(form, tensors.0, gradient)
+    }
+
+    /// Cross-entropy of the rows of `[rows, vocabulary]` logits against one index each; `[rows]`.
+    fn next_token_cross_entropy(targets: Arc<[Option<u32>]>, logits: FloatTensor<Self>) -> FloatTensor<Self> {
+        next_token::plain::<Self>(targets, logits)
+    }
+
+    /// The gradient of [`next_token_cross_entropy`](Self::next_token_cross_entropy) for the logits.
+    fn next_token_cross_entropy_backward(
+        targets: Arc<[Option<u32>]>,
+        logits: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        next_token::plain_backward::<Self>(targets, logits, gradient)
+    }
+
+    /// Convolution of images, a weight and where there is one a bias, see [`convolution`](crate::convolution).
+    fn convolution(window: Window, #[extension_type] tensors: Tensors<Self>) -> FloatTensor<Self> {
+        convolution::plain::<Self>(window, tensors.0)
+    }
+
+    /// The gradients of [`convolution`](Self::convolution) for its `tensors`.
+    fn convolution_backward(
+        window: Window,
+        #[extension_type] tensors: Tensors<Self>,
+        gradient: FloatTensor<Self>,
+        wanted: Wanted,
+    ) -> Vec<Option<FloatTensor<Self>>> {
+        convolution::plain_backward::<Self>(window, tensors.0, gradient, wanted)
     }
 
     /// Softmax of the rows of `[rows, columns]` logits over a temperature. It is no part of a gradient.
@@ -173,6 +207,31 @@ impl Kernels for Flex {
         cross_entropy::backward(form, tensors.0, gradient)
     }
 
+    fn next_token_cross_entropy(targets: Arc<[Option<u32>]>, logits: FloatTensor<Self>) -> FloatTensor<Self> {
+        next_token::forward(targets, logits)
+    }
+
+    fn next_token_cross_entropy_backward(
+        targets: Arc<[Option<u32>]>,
+        logits: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        next_token::backward(targets, logits, gradient)
+    }
+
+    fn convolution(window: Window, tensors: Tensors<Self>) -> FloatTensor<Self> {
+        convolution::forward(window, tensors.0)
+    }
+
+    fn convolution_backward(
+        window: Window,
+        tensors: Tensors<Self>,
+        gradient: FloatTensor<Self>,
+        wanted: Wanted,
+    ) -> Vec<Option<FloatTensor<Self>>> {
+        convolution::backward(window, tensors.0, gradient, wanted)
+    }
+
     fn tempered_softmax(logits: FloatTensor<Self>, temperature: f64) -> FloatTensor<Self> {
         cross_entropy::softmax(logits, temperature)
     }
@@ -241,6 +300,31 @@ impl<B: Backend + Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
 
     fn soft_cross_entropy_backward(_: SoftTargets, _: Tensors<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
         unimplemented_twice("soft_cross_entropy")
+    }
+
+    fn next_token_cross_entropy(targets: Arc<[Option<u32>]>, logits: FloatTensor<Self>) -> FloatTensor<Self> {
+        next_token::tracked::<B, C>(targets, logits)
+    }
+
+    fn next_token_cross_entropy_backward(
+        _: Arc<[Option<u32>]>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        unimplemented_twice("next_token_cross_entropy")
+    }
+
+    fn convolution(window: Window, tensors: Tensors<Self>) -> FloatTensor<Self> {
+        convolution::tracked::<B, C>(window, tensors.0)
+    }
+
+    fn convolution_backward(
+        _: Window,
+        _: Tensors<Self>,
+        _: FloatTensor<Self>,
+        _: Wanted,
+    ) -> Vec<Option<FloatTensor<Self>>> {
+        unimplemented_twice("convolution")
     }
 
     fn tempered_softmax(_: FloatTensor<Self>, _: f64) -> FloatTensor<Self> {
@@ -397,6 +481,39 @@ pub fn soft_cross_entropy(form: SoftTargets, logits: Tensor<2>, targets: Vec<Ten
             .map(|targets| targets.without_autodiff().into_dispatch()),
     );
     Tensor::from_dispatch(<Dispatch as Kernels>::soft_cross_entropy(form, Tensors(tensors)))
+}
+
+/// Cross-entropy of the rows of `[rows, vocabulary]` logits against one index each, `-log softmax(logits_r)[targets[r]]`. The
+/// result is `[rows]`; a row without a target loses nothing and gets no gradient, whatever it holds. For a mean, divide the sum
+/// by the number of rows that have one.
+///
+/// # Panics
+/// If there is not one target for each row, or if one lies outside the vocabulary.
+pub fn next_token_cross_entropy(logits: Tensor<2>, targets: impl Into<Arc<[Option<u32>]>>) -> Tensor<1> {
+    let targets = targets.into();
+    next_token::check(&targets, logits.dims());
+    Tensor::from_dispatch(<Dispatch as Kernels>::next_token_cross_entropy(targets, logits.into_dispatch()))
+}
+
+/// Convolution of images of `[batch, in, height, width]` with a weight of `[out, in, window height, window width]` and a bias of
+/// `[out]`, all channels with all: no groups, no dilation. The window moves by `stride` pixels over images with `padding` zeros
+/// on every side; the result is `[batch, out, height, width]` with `(size + 2 padding - window) / stride + 1` pixels, rounded
+/// down, along each dimension.
+///
+/// # Panics
+/// If the shapes do not fit, if the stride is 0, or if the window is larger than a padded image.
+pub fn convolution(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    stride: usize,
+    padding: usize,
+) -> Tensor<4> {
+    let window = Window { stride, padding };
+    window.check(x.dims(), weight.dims(), bias.as_ref().map(|bias| bias.dims()[0]));
+    let mut tensors = vec![x.into_dispatch(), weight.into_dispatch()];
+    tensors.extend(bias.map(Tensor::into_dispatch));
+    Tensor::from_dispatch(<Dispatch as Kernels>::convolution(window, Tensors(tensors)))
 }
 
 /// Softmax of the rows of `logits / temperature`, as constants.

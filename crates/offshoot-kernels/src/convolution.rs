@@ -1,0 +1,942 @@
+//! Two-dimensional convolution, forward and backward, as products with columns that are made a block at a time.
+//!
+//! Of a block of output pixels, the inputs that each of them sees become a column ("im2col", Chellapilla et al. 2006); then the
+//! layer is a product with the weight. Blocks are small enough for a core's cache and are thrown away, so memory does not grow
+//! with the window. The gradient of the input is the convolution of the gradient with the turned weight where the window moves
+//! by one pixel, and is added up from columns otherwise; that of the weight is a sum over blocks in their order.
+
+use std::ops::Range;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::ops::ConvOptions;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Flex, TensorMetadata};
+
+use crate::Kernels;
+use crate::gemm::{Matrix, Threads, note, product, product_in_rows};
+use crate::linear::Wanted;
+use crate::slices::{all_f32, contiguous, tensor, values};
+use crate::tensors::Tensors;
+use crate::vector::{add_up, arch, build, build_pieces, sum_of, vectorised, with_scratch, zeroed};
+
+/// How the window of a convolution moves, the same way along both dimensions of the image. Every output sees all inputs: there
+/// are no groups, and no gaps within the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Pixels from one place of the window to the next.
+    pub stride: usize,
+    /// Zeros before the first and after the last pixel of each row and column.
+    pub padding: usize,
+}
+
+impl Window {
+    /// # Panics
+    /// If a weight of `[out, in, height, width]` does not fit images of `[batch, in, height, width]`.
+    pub(crate) fn check(self, x: [usize; 4], weight: [usize; 4], bias: Option<usize>) {
+        assert!(self.stride > 0, "a window that moves by 0 pixels");
+        assert_eq!(x[1], weight[1], "channels of the images and of the weight");
+        for (size, window) in x[2..].iter().zip(&weight[2..]) {
+            let padded = size + 2 * self.padding;
+            assert!((1..=padded).contains(window), "a window of {window} pixels in {padded}");
+        }
+        if let Some(bias) = bias {
+            assert_eq!(bias, weight[0], "numbers of the bias and outputs of the weight");
+        }
+    }
+
+    fn options(self) -> ConvOptions<2> {
+        ConvOptions::new([self.stride; 2], [self.padding; 2], [1; 2], 1)
+    }
+}
+
+/// All sizes of a convolution of images in memory. `padding` is that before the first pixel; what is behind the last one
+/// follows from the size of the output.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    images: usize,
+    channels: usize,
+    size: [usize; 2],
+    outputs: usize,
+    kernel: [usize; 2],
+    stride: usize,
+    padding: [usize; 2],
+    out_size: [usize; 2],
+}
+
+/// Output pixels whose columns are made together: rows of one image, or all rows of several.
+#[derive(Clone, Debug)]
+struct Block {
+    images: Range<usize>,
+    rows: Range<usize>,
+}
+
+/// Values of the columns of one block: they and what they are multiplied with are to stay near a core.
+const COLUMNS: usize = 1 << 18;
+/// Pixels that make a product worth its preparation; of smaller images several go together.
+const PIXELS: usize = 144;
+
+impl Layout {
+    fn new(window: Window, x: [usize; 4], weight: [usize; 4]) -> Self {
+        let kernel = [weight[2], weight[3]];
+        let size = [x[2], x[3]];
+        let out = |d: usize| (size[d] + 2 * window.padding - kernel[d]) / window.stride + 1;
+        Self {
+            images: x[0],
+            channels: x[1],
+            size,
+            outputs: weight[0],
+            kernel,
+            stride: window.stride,
+            padding: [window.padding; 2],
+            out_size: [out(0), out(1)],
+        }
+    }
+
+    /// The convolution of output gradients with the turned weight that gives the gradient of the input; none if it is not one.
+    fn turned(self) -> Option<Self> {
+        let fits = self.stride == 1 && self.padding.iter().zip(&self.kernel).all(|(padding, kernel)| padding < kernel);
+        fits.then(|| Self {
+            channels: self.outputs,
+            size: self.out_size,
+            outputs: self.channels,
+            padding: std::array::from_fn(|d| self.kernel[d] - 1 - self.padding[d]),
+            out_size: self.size,
+            ..self
+        })
+    }
+
+    /// Pixels of one channel of an input.
+    fn plane(&self) -> usize {
+        self.size[0] * self.size[1]
+    }
+
+    /// Pixels of one channel of an output.
+    fn out_plane(&self) -> usize {
+        self.out_size[0] * self.out_size[1]
+    }
+
+    /// Places of the window.
+    fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Inputs that an output sees.
+    fn inputs(&self) -> usize {
+        self.channels * self.taps()
+    }
+
+    /// Whether the columns of an image are the image itself.
+    fn direct(&self) -> bool {
+        self.kernel == [1, 1] && self.stride == 1 && self.padding == [0, 0]
+    }
+
+    /// Images of one piece of work.
+    fn group(&self) -> usize {
+        let wanted = PIXELS.div_ceil(self.out_plane().max(1)).clamp(1, self.images.max(1));
+        // An even number of pieces, so that two threads end together.
+        let pieces = self.images.div_ceil(wanted).max(1);
+        let pieces = if pieces > 1 { pieces.next_multiple_of(2) } else { 1 };
+        self.images.div_ceil(pieces).max(1)
+    }
+
+    /// The blocks of a run of images, for columns of `inputs` values.
+    fn blocks(&self, images: Range<usize>, inputs: usize) -> Vec<Block> {
+        let rows = self.out_size[0];
+        let most = COLUMNS / (inputs * self.out_size[1]).max(1);
+        let together = self.group().min(most / rows.max(1)).max(1);
+        if together > 1 {
+            let block = |first: usize| Block {
+                images: first..(first + together).min(images.end),
+                rows: 0..rows,
+            };
+            return images.clone().step_by(together).map(block).collect();
+        }
+        let count = rows.div_ceil(most.max(1)).max(1);
+        let each = rows.div_ceil(count).max(1);
+        let of_image = |image: usize| {
+            (0..rows).step_by(each).map(move |first| Block {
+                images: image..image + 1,
+                rows: first..(first + each).min(rows),
+            })
+        };
+        images.flat_map(of_image).collect()
+    }
+
+    /// Pixels of a block.
+    fn pixels(&self, block: &Block) -> usize {
+        block.images.len() * block.rows.len() * self.out_size[1]
+    }
+
+    /// The input row that a row of outputs sees at a place of the window.
+    #[inline(always)]
+    fn source(&self, row: usize, tap: usize) -> Option<usize> {
+        let row = (row * self.stride + tap).checked_sub(self.padding[0])?;
+        (row < self.size[0]).then_some(row)
+    }
+
+    /// The outputs of a row that see a pixel at a place of the window, and the first pixel that they see.
+    #[inline(always)]
+    fn inside(&self, tap: usize) -> (Range<usize>, usize) {
+        let (padding, width) = (self.padding[1], self.size[1]);
+        let first = padding.saturating_sub(tap).div_ceil(self.stride).min(self.out_size[1]);
+        let last = (width + padding).saturating_sub(tap).div_ceil(self.stride).min(self.out_size[1]);
+        (first..last.max(first), (first * self.stride + tap).saturating_sub(padding))
+    }
+
+    /// Writes the columns of a block for some channels, a row for each channel and place of the window.
+    #[inline(always)]
+    fn unfold(&self, x: &[f32], block: &Block, channels: Range<usize>, out: &mut [f32]) {
+        let mut lines = out.chunks_exact_mut(self.pixels(block).max(1));
+        for channel in channels {
+            for tap in 0..self.taps() {
+                let (down, right) = (tap / self.kernel[1], tap % self.kernel[1]);
+                let Some(line) = lines.next() else { return };
+                let each = block.rows.len() * self.out_size[1];
+                for (image, out) in block.images.clone().zip(line.chunks_exact_mut(each.max(1))) {
+                    let plane = &x[(image * self.channels + channel) * self.plane()..][..self.plane()];
+                    if self.stride == 1 && self.size[1] == self.out_size[1] {
+                        self.shifted(plane, block.rows.clone(), (down, right), out);
+                    } else {
+                        self.picked(plane, block.rows.clone(), (down, right), out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One place of the window where output rows are as long as input rows: a single run of pixels, but for the edges.
+    #[inline(always)]
+    fn shifted(&self, plane: &[f32], rows: Range<usize>, (down, right): (usize, usize), out: &mut [f32]) {
+        let width = self.size[1];
+        // `out[i]` is `plane[i + forward - back]`.
+        let (forward, back) = ((rows.start + down) * width + right, self.padding[0] * width + self.padding[1]);
+        let first = back.saturating_sub(forward).min(out.len());
+        let last = (plane.len() + back).saturating_sub(forward).clamp(first, out.len());
+        out[..first].fill(0.0);
+        out[last..].fill(0.0);
+        if first < last {
+            out[first..last].copy_from_slice(&plane[first + forward - back..][..last - first]);
+        }
+        let (inside, _) = self.inside(right);
+        if inside.len() < width {
+            for row in out.chunks_exact_mut(width) {
+                row[..inside.start].fill(0.0);
+                row[inside.end..].fill(0.0);
+            }
+        }
+    }
+
+    /// One place of the window, row by row.
+    #[inline(always)]
+    fn picked(&self, plane: &[f32], rows: Range<usize>, (down, right): (usize, usize), out: &mut [f32]) {
+        let (inside, start) = self.inside(right);
+        for (row, out) in rows.zip(out.chunks_exact_mut(self.out_size[1].max(1))) {
+            let Some(source) = self.source(row, down).filter(|_| !inside.is_empty()) else {
+                out.fill(0.0);
+                continue;
+            };
+            out[..inside.start].fill(0.0);
+            out[inside.end..].fill(0.0);
+            let source = &plane[source * self.size[1]..][..self.size[1]][start..];
+            let out = &mut out[inside.clone()];
+            match self.stride {
+                1 => out.copy_from_slice(&source[..out.len()]),
+                2 => {
+                    let pairs = source.chunks_exact(2);
+                    // The last pixel of an odd row has no neighbour.
+                    if let (Some(last), true) = (pairs.remainder().first(), pairs.len() < out.len()) {
+                        out[pairs.len()] = *last;
+                    }
+                    out.iter_mut().zip(pairs).for_each(|(out, pair)| *out = pair[0]);
+                }
+                stride => out.iter_mut().zip(source.iter().step_by(stride)).for_each(|(out, x)| *out = *x),
+            }
+        }
+    }
+
+    /// Adds the columns of a block to the images that they came from; `x` begins with the image `from`.
+    #[inline(always)]
+    fn fold(&self, columns: &[f32], block: &Block, from: usize, x: &mut [f32]) {
+        let each = block.rows.len() * self.out_size[1];
+        for (i, line) in columns.chunks_exact(self.pixels(block).max(1)).enumerate() {
+            let (channel, tap) = (i / self.taps(), i % self.taps());
+            let (down, right) = (tap / self.kernel[1], tap % self.kernel[1]);
+            let (inside, start) = self.inside(right);
+            for (image, line) in block.images.clone().zip(line.chunks_exact(each.max(1))) {
+                let plane = &mut x[((image - from) * self.channels + channel) * self.plane()..][..self.plane()];
+                for (row, line) in block.rows.clone().zip(line.chunks_exact(self.out_size[1].max(1))) {
+                    let Some(target) = self.source(row, down).filter(|_| !inside.is_empty()) else {
+                        continue;
+                    };
+                    let target = &mut plane[target * self.size[1]..][..self.size[1]][start..];
+                    let line = &line[inside.clone()];
+                    if self.stride == 1 {
+                        target.iter_mut().zip(line).for_each(|(x, d)| *x += d);
+                    } else {
+                        target.iter_mut().step_by(self.stride).zip(line).for_each(|(x, d)| *x += d);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The outputs of a block of several images side by side, from where they lie; `y` is all of them.
+    #[inline(always)]
+    fn gather(&self, y: &[f32], block: &Block, out: &mut [f32]) {
+        let (plane, pixels) = (self.out_plane(), self.pixels(block));
+        for (output, line) in out.chunks_exact_mut(pixels.max(1)).enumerate() {
+            for (image, line) in block.images.clone().zip(line.chunks_exact_mut(plane.max(1))) {
+                line.copy_from_slice(&y[(image * self.outputs + output) * plane..][..plane]);
+            }
+        }
+    }
+
+    /// Outputs of a block: where they lie if they are of one image, else side by side in `scratch`.
+    #[inline(always)]
+    fn outputs<'a>(&self, y: &'a [f32], block: &Block, scratch: &'a mut [f32]) -> Matrix<'a> {
+        let (plane, pixels) = (self.out_plane(), self.pixels(block));
+        if block.images.len() == 1 {
+            let first = block.images.start * self.outputs * plane + block.rows.start * self.out_size[1];
+            Matrix::strided(&y[first.min(y.len())..], (self.outputs, pixels), (plane, 1))
+        } else {
+            self.gather(y, block, scratch);
+            Matrix::new(scratch, self.outputs, pixels)
+        }
+    }
+
+    /// Memory that [`outputs`](Self::outputs) needs.
+    fn gathered(&self, block: &Block) -> usize {
+        if block.images.len() == 1 { 0 } else { self.outputs * self.pixels(block) }
+    }
+
+    /// Threads of one product, when there are so many pieces of work.
+    fn threads(pieces: usize) -> Threads {
+        if pieces == 1 { Threads::All } else { Threads::One }
+    }
+
+    /// The convolution of `x` with a weight of `[outputs, inputs]`.
+    fn forward(&self, x: &[f32], weight: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+        let (plane, inputs, group) = (self.out_plane(), self.inputs(), self.group());
+        let threads = Self::threads(self.images.div_ceil(group));
+        let each = self.outputs * plane;
+        let arch = arch();
+        build(self.images * each, group * each, |piece, blank| {
+            let first = piece * group;
+            let images = first..first + blank.len() / each;
+            if self.direct() && images.len() == 1 {
+                let x = &x[first * inputs * plane..][..inputs * plane];
+                let y = product(blank, weight, Matrix::new(x, inputs, plane), threads);
+                for (y, bias) in y.chunks_exact_mut(plane).zip(bias.unwrap_or_default()) {
+                    y.iter_mut().for_each(|y| *y += bias);
+                }
+                return y;
+            }
+            let y = zeroed(blank);
+            for (y, bias) in y.chunks_exact_mut(plane).zip(bias.unwrap_or_default().iter().cycle()) {
+                y.fill(*bias);
+            }
+            for block in self.blocks(images.clone(), inputs) {
+                let pixels = self.pixels(&block);
+                with_scratch(inputs * pixels + self.gathered(&block), |scratch| {
+                    let (columns, side) = scratch.split_at_mut(inputs * pixels);
+                    vectorised!(arch, self.unfold(x, &block, 0..self.channels, columns));
+                    let columns = Matrix::new(columns, inputs, pixels);
+                    if block.images.len() == 1 {
+                        let y = &mut y[(block.images.start - first) * each + block.rows.start * self.out_size[1]..];
+                        product_in_rows((y, plane), true, weight, columns, threads);
+                        return;
+                    }
+                    product_in_rows((side, pixels), false, weight, columns, threads);
+                    for (output, line) in side.chunks_exact(pixels).enumerate() {
+                        for (image, line) in block.images.clone().zip(line.chunks_exact(plane)) {
+                            let y = &mut y[(image - first) * each + output * plane..][..plane];
+                            y.iter_mut().zip(line).for_each(|(y, line)| *y += line);
+                        }
+                    }
+                });
+            }
+            y
+        })
+    }
+
+    /// The gradient of the input, added up from columns.
+    fn folded(&self, weight: Matrix<'_>, dy: &[f32]) -> Vec<f32> {
+        let (inputs, group, each) = (self.inputs(), self.group(), self.channels * self.plane());
+        let threads = Self::threads(self.images.div_ceil(group));
+        let arch = arch();
+        build(self.images * each, group * each, |piece, blank| {
+            let first = piece * group;
+            let images = first..first + blank.len() / each;
+            let dx = zeroed(blank);
+            for block in self.blocks(images, inputs) {
+                let pixels = self.pixels(&block);
+                with_scratch(inputs * pixels + self.gathered(&block), |scratch| {
+                    let (columns, side) = scratch.split_at_mut(inputs * pixels);
+                    let dy = self.outputs(dy, &block, side);
+                    product_in_rows((&mut *columns, pixels), false, weight.transposed(), dy, threads);
+                    vectorised!(arch, self.fold(columns, &block, first, dx));
+                });
+            }
+            dx
+        })
+    }
+
+    /// The gradient of the weight, `[outputs, inputs]`. Pieces of work are shares of the images, each with a sum of its own,
+    /// while those sums are small, and then channels.
+    fn weight_gradient(&self, x: &[f32], dy: &[f32]) -> Vec<f32> {
+        const SUMS: usize = 1 << 20;
+        const PIECES: usize = 8;
+        let (inputs, taps, group) = (self.inputs(), self.taps(), self.group());
+        let size = self.outputs * inputs;
+        if size == 0 {
+            return Vec::new();
+        }
+        let groups = self.images.div_ceil(group);
+        let shares = (SUMS / size).clamp(1, 2 * PIECES).min(groups.max(1));
+        let share = groups.div_ceil(shares) * group;
+        let shares = self.images.div_ceil(share.max(1)).max(1);
+        let parts = PIECES.div_ceil(shares).min(self.channels);
+        let part = self.channels.div_ceil(parts);
+        let parts = self.channels.div_ceil(part);
+        let channels = |p: usize| p * part..((p + 1) * part).min(self.channels);
+        let sizes: Vec<[usize; 1]> = (0..shares * parts)
+            .map(|i| [self.outputs * channels(i % parts).len() * taps])
+            .collect();
+        let threads = Self::threads(sizes.len());
+        let arch = arch();
+        let [sums] = build_pieces(&sizes, |i, [blank]| {
+            let (images, channels) = (i / parts * share, channels(i % parts));
+            let images = images..(images + share).min(self.images);
+            let own = channels.len() * taps;
+            let sum = zeroed(blank);
+            for block in self.blocks(images, own) {
+                let pixels = self.pixels(&block);
+                if self.direct() && block.images.len() == 1 {
+                    let plane = self.plane();
+                    let first = (block.images.start * self.channels + channels.start) * plane;
+                    let first = first + block.rows.start * self.size[1];
+                    let columns = Matrix::strided(&x[first..], (own, pixels), (plane, 1));
+                    let dy = self.outputs(dy, &block, &mut []);
+                    product_in_rows((&mut *sum, own), true, dy, columns.transposed(), threads);
+                    continue;
+                }
+                with_scratch(own * pixels + self.gathered(&block), |scratch| {
+                    let (columns, side) = scratch.split_at_mut(own * pixels);
+                    vectorised!(arch, self.unfold(x, &block, channels.clone(), columns));
+                    let dy = self.outputs(dy, &block, side);
+                    let columns = Matrix::new(columns, own, pixels);
+                    product_in_rows((&mut *sum, own), true, dy, columns.transposed(), threads);
+                });
+            }
+            [sum]
+        });
+        if sizes.len() == 1 {
+            return sums;
+        }
+        // Rows of the gradient, each from its parts, and those as sums over the shares in their order.
+        let rows = crate::vector::rows_of(inputs);
+        build(size, rows * inputs, |i, blank| {
+            let out = zeroed(blank);
+            for (r, out) in out.chunks_exact_mut(inputs).enumerate() {
+                let output = i * rows + r;
+                for share in 0..shares {
+                    for p in 0..parts {
+                        let own = channels(p).len() * taps;
+                        let first = share * size + self.outputs * channels(p).start * taps + output * own;
+                        let out = &mut out[channels(p).start * taps..][..own];
+                        out.iter_mut().zip(&sums[first..][..own]).for_each(|(out, sum)| *out += sum);
+                    }
+                }
+            }
+            out
+        })
+    }
+
+    /// The gradient of the bias: sums over each channel of each image, and of those in their order.
+    fn bias_gradient(&self, dy: &[f32]) -> Vec<f32> {
+        let (outputs, plane) = (self.outputs, self.out_plane());
+        let arch = arch();
+        let sums = build(self.images * outputs, outputs, |image, blank| {
+            let sums = zeroed(blank);
+            vectorised!(arch, {
+                for (sum, dy) in sums.iter_mut().zip(dy[image * outputs * plane..].chunks_exact(plane)) {
+                    *sum = sum_of(plane, |i| dy[i]);
+                }
+            });
+            sums
+        });
+        add_up(&sums, outputs)
+    }
+}
+
+/// A weight of `[outputs, channels, height, width]` as `[channels, outputs, height, width]`, its windows turned by half a turn.
+fn turned(weight: &[f32], outputs: usize, channels: usize, taps: usize) -> Vec<f32> {
+    build(weight.len(), outputs * taps, |channel, blank| {
+        let out = zeroed(blank);
+        for (output, out) in out.chunks_exact_mut(taps).enumerate() {
+            let window = &weight[(output * channels + channel) * taps..][..taps];
+            out.iter_mut().zip(window.iter().rev()).for_each(|(out, value)| *out = *value);
+        }
+        out
+    })
+}
+
+/// [`Kernels::convolution`] on the CPU.
+pub(crate) fn forward(window: Window, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
+    if !all_f32(&tensors) {
+        return plain::<Flex>(window, tensors);
+    }
+    let tensors: Vec<_> = tensors.into_iter().map(contiguous).collect();
+    let layout = Layout::new(window, tensors[0].shape().dims(), tensors[1].shape().dims());
+    let (outputs, inputs, [height, width]) = (layout.outputs, layout.inputs(), layout.out_size);
+    note((outputs, inputs, layout.out_plane()), (false, false), layout.images);
+    let weight = Matrix::new(values(&tensors[1]), outputs, inputs);
+    let y = layout.forward(values(&tensors[0]), weight, tensors.get(2).map(values));
+    tensor(y, [layout.images, outputs, height, width])
+}
+
+/// [`Kernels::convolution_backward`] on the CPU.
+pub(crate) fn backward(
+    window: Window,
+    tensors: Vec<FloatTensor<Flex>>,
+    gradient: FloatTensor<Flex>,
+    wanted: Wanted,
+) -> Vec<Option<FloatTensor<Flex>>> {
+    if !all_f32(tensors.iter().chain([&gradient])) {
+        return plain_backward::<Flex>(window, tensors, gradient, wanted);
+    }
+    let tensors: Vec<_> = tensors.into_iter().map(contiguous).collect();
+    let gradient = contiguous(gradient);
+    let layout = Layout::new(window, tensors[0].shape().dims(), tensors[1].shape().dims());
+    let (outputs, inputs, pixels) = (layout.outputs, layout.inputs(), layout.out_plane());
+    let (x, weight, dy) = (values(&tensors[0]), values(&tensors[1]), values(&gradient));
+    let mut gradients = Vec::new();
+    gradients.push(wanted.input.then(|| {
+        let straight = Matrix::new(weight, outputs, inputs);
+        let dx = match layout.turned() {
+            Some(backward) => {
+                note((layout.channels, backward.inputs(), layout.plane()), (false, false), layout.images);
+                if layout.taps() == 1 {
+                    backward.forward(dy, straight.transposed(), None)
+                } else {
+                    let turned = turned(weight, outputs, layout.channels, layout.taps());
+                    backward.forward(dy, Matrix::new(&turned, layout.channels, backward.inputs()), None)
+                }
+            }
+            None => {
+                note((inputs, outputs, pixels), (true, false), layout.images);
+                layout.folded(straight, dy)
+            }
+        };
+        tensor(dx, tensors[0].shape())
+    }));
+    gradients.push(wanted.weight.then(|| {
+        note((outputs, pixels, inputs), (false, true), layout.images);
+        tensor(layout.weight_gradient(x, dy), tensors[1].shape())
+    }));
+    if tensors.len() > 2 {
+        gradients.push(Some(tensor(layout.bias_gradient(dy), [outputs])));
+    }
+    gradients
+}
+
+/// [`Kernels::convolution`] in plain operations.
+pub(crate) fn plain<B: Backend>(window: Window, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+    let mut tensors = tensors.into_iter();
+    let mut next = || tensors.next().expect("images and a weight");
+    let (x, weight) = (next(), next());
+    B::conv2d(x, weight, tensors.next(), window.options())
+}
+
+/// [`Kernels::convolution_backward`] in plain operations.
+pub(crate) fn plain_backward<B: Backend>(
+    window: Window,
+    tensors: Vec<FloatTensor<B>>,
+    gradient: FloatTensor<B>,
+    wanted: Wanted,
+) -> Vec<Option<FloatTensor<B>>> {
+    let (x, weight) = (&tensors[0], &tensors[1]);
+    let mut gradients = Vec::new();
+    gradients.push(wanted.input.then(|| {
+        B::conv2d_x_backward(x.clone(), weight.clone(), gradient.clone(), window.options())
+    }));
+    gradients.push(wanted.weight.then(|| {
+        B::conv2d_weight_backward(x.clone(), weight.clone(), gradient.clone(), window.options())
+    }));
+    if let Some(bias) = tensors.get(2) {
+        gradients.push(Some(B::conv2d_bias_backward(x.clone(), bias.clone(), gradient)));
+    }
+    gradients
+}
+
+/// What the gradient needs of the forward pass.
+#[derive(Clone, Debug)]
+struct Saved<B: Backend> {
+    window: Window,
+    tensors: Vec<FloatTensor<B>>,
+}
+
+/// [`Kernels::convolution`] with its gradient, for any backend that has both.
+pub(crate) fn tracked<B: Backend + Kernels, C: CheckpointStrategy>(
+    window: Window,
+    tensors: Vec<FloatTensor<Autodiff<B, C>>>,
+) -> FloatTensor<Autodiff<B, C>> {
+    match tensors.len() {
+        2 => register::<B, C, 2>(window, tensors),
+        3 => register::<B, C, 3>(window, tensors),
+        n => panic!("a convolution of {n} tensors"),
+    }
+}
+
+fn register<B: Backend + Kernels, C: CheckpointStrategy, const N: usize>(
+    window: Window,
+    tensors: Vec<FloatTensor<Autodiff<B, C>>>,
+) -> FloatTensor<Autodiff<B, C>> {
+    #[derive(Debug)]
+    struct Convolution;
+
+    impl<B: Backend + Kernels, const N: usize> Backward<B, N> for Convolution {
+        type State = Saved<B>;
+
+        fn backward(self, ops: Ops<Saved<B>, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
+            let gradient = gradients.consume::<B>(&ops.node);
+            let Saved { window, tensors } = ops.state;
+            let wanted = Wanted {
+                input: ops.parents[0].is_some(),
+                weight: ops.parents[1].is_some(),
+            };
+            let found = B::convolution_backward(window, Tensors(tensors), gradient, wanted);
+            for (parent, gradient) in ops.parents.into_iter().zip(found) {
+                if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                    gradients.register::<B>(parent.id, gradient);
+                }
+            }
+        }
+    }
+
+    let nodes: Vec<_> = tensors.iter().map(|tensor| tensor.node()).collect();
+    let nodes: [_; N] = nodes.try_into().expect("as many as there are tensors");
+    let tensors: Vec<_> = tensors.into_iter().map(|tensor| tensor.into_parts().0).collect();
+    match Convolution.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => {
+            let saved = Saved {
+                window,
+                tensors: tensors.clone(),
+            };
+            prepared.finish(saved, B::convolution(window, Tensors(tensors)))
+        }
+        OpsKind::UnTracked(prepared) => prepared.finish(B::convolution(window, Tensors(tensors))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor, TensorData};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::vector::{Path, with_path};
+
+    fn numbers(n: usize, seed: usize) -> Vec<f32> {
+        let mut state = seed as u64 * 2 + 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 40) as f32) / (1 << 23) as f32 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    /// One layer with its input, and what is multiplied with its output.
+    #[derive(Clone, Debug)]
+    struct Case {
+        x: [usize; 4],
+        weight: [usize; 4],
+        window: Window,
+        bias: bool,
+    }
+
+    impl Case {
+        fn new(x: [usize; 4], outputs: usize, kernel: [usize; 2], (stride, padding): (usize, usize), bias: bool) -> Self {
+            Self {
+                x,
+                weight: [outputs, x[1], kernel[0], kernel[1]],
+                window: Window { stride, padding },
+                bias,
+            }
+        }
+
+        fn out(&self) -> [usize; 4] {
+            let [height, width] = Layout::new(self.window, self.x, self.weight).out_size;
+            [self.x[0], self.weight[0], height, width]
+        }
+
+        fn values(&self) -> [Vec<f32>; 4] {
+            let n = |shape: [usize; 4]| shape.iter().product();
+            let bias = if self.bias { self.weight[0] } else { 0 };
+            [
+                numbers(n(self.x), 1),
+                numbers(n(self.weight), 2),
+                numbers(bias, 3),
+                numbers(n(self.out()), 4),
+            ]
+        }
+
+        fn primitives(&self) -> (Vec<FloatTensor<Flex>>, FloatTensor<Flex>) {
+            let [x, weight, bias, dy] = self.values();
+            let mut tensors = vec![tensor(x, self.x), tensor(weight, self.weight)];
+            if self.bias {
+                tensors.push(tensor(bias, [self.weight[0]]));
+            }
+            (tensors, tensor(dy, self.out()))
+        }
+
+        /// Output and gradients by `forward` and `backward`.
+        fn run(
+            &self,
+            forward: impl Fn(Window, Vec<FloatTensor<Flex>>) -> FloatTensor<Flex>,
+            backward: impl Fn(
+                Window,
+                Vec<FloatTensor<Flex>>,
+                FloatTensor<Flex>,
+                Wanted,
+            ) -> Vec<Option<FloatTensor<Flex>>>,
+        ) -> Vec<Vec<f32>> {
+            let (tensors, dy) = self.primitives();
+            let all = Wanted {
+                input: true,
+                weight: true,
+            };
+            let y = forward(self.window, tensors.clone());
+            assert_eq!(y.shape().dims(), self.out());
+            let gradients = backward(self.window, tensors.clone(), dy, all);
+            let gradients: Vec<_> = gradients.into_iter().map(|g| g.expect("wanted")).collect();
+            for (gradient, tensor) in gradients.iter().zip(&tensors) {
+                assert_eq!(gradient.shape(), tensor.shape());
+            }
+            [y].into_iter().chain(gradients).map(|t| values(&contiguous(t)).to_vec()).collect()
+        }
+
+        fn ours(&self) -> Vec<Vec<f32>> {
+            self.run(forward, backward)
+        }
+
+        /// The same in loops over float64.
+        fn exact(&self) -> Vec<Vec<f64>> {
+            let [x, weight, bias, dy] = self.values().map(|v| v.into_iter().map(f64::from).collect::<Vec<_>>());
+            let [n, c, h, w] = self.x;
+            let [o, _, kh, kw] = self.weight;
+            let [_, _, oh, ow] = self.out();
+            let Window { stride, padding } = self.window;
+            let mut y = vec![0.0; n * o * oh * ow];
+            let (mut dx, mut d_weight) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
+            let mut d_bias = vec![0.0; bias.len()];
+            for (at, y) in y.iter_mut().enumerate() {
+                let (image, output, row, column) = (at / (o * oh * ow), at / (oh * ow) % o, at / ow % oh, at % ow);
+                if let Some(bias) = bias.get(output) {
+                    *y += bias;
+                    d_bias[output] += dy[at];
+                }
+                for tap in 0..c * kh * kw {
+                    let (channel, down, right) = (tap / (kh * kw), tap / kw % kh, tap % kw);
+                    let (i, j) = (row * stride + down, column * stride + right);
+                    if i < padding || j < padding || i - padding >= h || j - padding >= w {
+                        continue;
+                    }
+                    let from = ((image * c + channel) * h + i - padding) * w + j - padding;
+                    let factor = output * c * kh * kw + tap;
+                    *y += x[from] * weight[factor];
+                    dx[from] += dy[at] * weight[factor];
+                    d_weight[factor] += dy[at] * x[from];
+                }
+            }
+            let mut all = vec![y, dx, d_weight];
+            all.extend(self.bias.then_some(d_bias));
+            all
+        }
+
+        /// How many products one number of each result is a sum of.
+        fn terms(&self) -> [usize; 4] {
+            let [n, _, oh, ow] = self.out();
+            let [o, c, kh, kw] = self.weight;
+            [c * kh * kw + 1, o * kh * kw, n * oh * ow, n * oh * ow]
+        }
+
+        fn check(&self, found: &[Vec<f32>]) {
+            let exact = self.exact();
+            assert_eq!(found.len(), exact.len());
+            for ((found, exact), terms) in found.iter().zip(&exact).zip(self.terms()) {
+                assert_eq!(found.len(), exact.len());
+                // A unit in the last place of numbers up to 1, for each of them.
+                let bound = 1.2e-7 * (terms + 8) as f64;
+                for (found, exact) in found.iter().zip(exact) {
+                    assert!((f64::from(*found) - exact).abs() <= bound, "{found} for {exact} in {self:?}");
+                }
+            }
+        }
+    }
+
+    /// What ResNets consist of, small, with sizes that fill no vector, and the odd ones.
+    fn cases() -> Vec<Case> {
+        vec![
+            Case::new([2, 3, 23, 20], 6, [7, 7], (2, 3), false),
+            Case::new([2, 5, 9, 9], 7, [3, 3], (1, 1), true),
+            Case::new([3, 5, 14, 13], 7, [3, 3], (2, 1), false),
+            Case::new([9, 6, 3, 3], 8, [3, 3], (1, 1), false),
+            Case::new([40, 3, 7, 7], 5, [3, 3], (1, 1), true),
+            Case::new([40, 3, 7, 7], 5, [3, 3], (2, 1), true),
+            Case::new([3, 16, 13, 13], 9, [1, 1], (1, 0), true),
+            Case::new([40, 6, 4, 5], 9, [1, 1], (1, 0), true),
+            Case::new([3, 6, 8, 9], 9, [1, 1], (2, 0), false),
+            Case::new([1, 4, 60, 50], 3, [3, 3], (1, 1), true),
+            // Blocks of rows, and sums over channels in parts.
+            Case::new([2, 64, 40, 40], 16, [3, 3], (1, 1), false),
+            Case::new([2, 64, 41, 40], 3, [3, 3], (2, 1), false),
+            // Windows that are not square, jump over pixels, or see nothing but zeros.
+            Case::new([2, 3, 6, 9], 4, [1, 4], (1, 0), true),
+            Case::new([2, 3, 6, 9], 4, [4, 3], (1, 2), true),
+            Case::new([2, 3, 11, 10], 4, [2, 3], (3, 1), true),
+            Case::new([2, 3, 5, 5], 4, [1, 1], (1, 2), true),
+            Case::new([2, 2, 1, 1], 3, [2, 2], (4, 5), true),
+            Case::new([1, 1, 1, 1], 1, [1, 1], (1, 0), false),
+        ]
+    }
+
+    #[test]
+    fn outputs_and_gradients_are_those_of_loops_in_float64_on_every_path() {
+        for case in cases() {
+            for path in Path::ALL.into_iter().filter(|path| path.is_available()) {
+                with_path(path, || case.check(&case.ours()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_plain_operations_are_those_of_loops_in_float64() {
+        for case in cases() {
+            case.check(&case.run(plain::<Flex>, plain_backward::<Flex>));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_layer_is_that_of_loops_in_float64(
+            images in 1..5usize,
+            channels in 1..6usize,
+            outputs in 1..6usize,
+            size in [1..14usize, 1..14usize],
+            kernel in [1..6usize, 1..6usize],
+            stride in 1..4usize,
+            padding in 0..4usize,
+            bias: bool,
+        ) {
+            prop_assume!((0..2).all(|d| kernel[d] <= size[d] + 2 * padding));
+            let x = [images, channels, size[0], size[1]];
+            let case = Case::new(x, outputs, kernel, (stride, padding), bias);
+            case.check(&case.ours());
+        }
+    }
+
+    #[test]
+    fn empty_layers_give_empty_results_and_zeros() {
+        for (x, outputs) in [([0, 3, 5, 5], 4), ([2, 3, 5, 5], 0), ([2, 0, 5, 5], 4)] {
+            let kernels = [([3, 3], (1, 1)), ([3, 3], (2, 1)), ([1, 1], (1, 0))];
+            for (kernel, moves) in kernels {
+                let case = Case::new(x, outputs, kernel, moves, true);
+                case.check(&case.ours());
+            }
+        }
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bytes() {
+        for case in cases() {
+            let bytes = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                pool.install(|| case.ours().into_iter().map(bits).collect::<Vec<_>>())
+            };
+            let one = bytes(1);
+            assert!(one == bytes(2) && one == bytes(3), "{case:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_goes_where_the_plain_operation_carries_it() {
+        let kind = |values: &Vec<f32>| -> Vec<u8> {
+            let kind = |v: &f32| if v.is_nan() { 1 } else if *v == f32::INFINITY { 2 } else { u8::from(v.is_infinite()) * 3 };
+            values.iter().map(kind).collect()
+        };
+        for case in cases() {
+            for wrong in [f32::NAN, f32::INFINITY] {
+                let (tensors, dy) = case.primitives();
+                let spoilt = |t: &FloatTensor<Flex>| {
+                    let mut all = values(t).to_vec();
+                    let middle = all.len() / 2;
+                    all[middle] = wrong;
+                    tensor(all, t.shape())
+                };
+                let tensors = [vec![spoilt(&tensors[0])], tensors[1..].to_vec()].concat();
+                let y = [forward, plain::<Flex>].map(|run| values(&contiguous(run(case.window, tensors.clone()))).to_vec());
+                assert_eq!(kind(&y[0]), kind(&y[1]), "{case:?}");
+                let all = Wanted {
+                    input: true,
+                    weight: true,
+                };
+                let gradients = [backward, plain_backward::<Flex>].map(|run| {
+                    let found = run(case.window, tensors.clone(), spoilt(&dy), all);
+                    let found = found.into_iter().map(|t| values(&contiguous(t.expect("wanted"))).to_vec());
+                    found.map(|values| kind(&values)).collect::<Vec<_>>()
+                });
+                assert_eq!(gradients[0], gradients[1], "{case:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_of_tracked_tensors_are_those_of_the_tensor_library() {
+        let device = Device::flex().autodiff();
+        for case in cases() {
+            let [x, weight, bias, dy] = case.values();
+            let run = |ours: bool| {
+                let x = Tensor::<4>::from_data(TensorData::new(x.clone(), case.x), &device).require_grad();
+                let weight = Tensor::<4>::from_data(TensorData::new(weight.clone(), case.weight), &device).require_grad();
+                let bias = case.bias.then(|| {
+                    Tensor::<1>::from_data(TensorData::new(bias.clone(), [case.weight[0]]), &device).require_grad()
+                });
+                let Window { stride, padding } = case.window;
+                // Neither images nor weight lie in memory as they are numbered.
+                let turn = |t: Tensor<4>| t.swap_dims(2, 3).mul_scalar(1.0).swap_dims(2, 3);
+                let y = if ours {
+                    crate::convolution(turn(x.clone()), turn(weight.clone()), bias.clone(), stride, padding)
+                } else {
+                    burn::tensor::module::conv2d(x.clone(), weight.clone(), bias.clone(), case.window.options())
+                };
+                let dy = Tensor::<4>::from_data(TensorData::new(dy.clone(), case.out()), &device);
+                let gradients = (y.clone() * dy).sum().backward();
+                let mut all = vec![y.into_data(), x.grad(&gradients).unwrap().into_data()];
+                all.push(weight.grad(&gradients).unwrap().into_data());
+                all.extend(bias.map(|bias| bias.grad(&gradients).unwrap().into_data()));
+                all.into_iter().map(|data| data.try_to_vec::<f32>().unwrap()).collect::<Vec<_>>()
+            };
+            case.check(&run(true));
+            case.check(&run(false));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a window of 4 pixels in 3")]
+    fn a_window_beyond_the_image_is_refused() {
+        let device = Device::flex();
+        crate::convolution(Tensor::zeros([1, 1, 5, 1], &device), Tensor::zeros([1, 1, 4, 4], &device), None, 1, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "channels of the images and of the weight")]
+    fn groups_are_refused() {
+        let device = Device::flex();
+        crate::convolution(Tensor::zeros([1, 4, 5, 5], &device), Tensor::zeros([4, 2, 3, 3], &device), None, 1, 1);
+    }
+}

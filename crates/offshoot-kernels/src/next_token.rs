@@ -1,0 +1,382 @@
+//! Cross-entropy of rows of logits against one index each: what a decoder language model is trained by.
+//!
+//! Nothing of the size of the logits is written in the forward pass. The gradient goes to the memory of the logits themselves
+//! where nothing else holds it, and finds the exponentials again: one for each element in either direction.
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, Flex, TensorMetadata};
+use burn::tensor::{IndexingUpdateOp, Shape, TensorData};
+use rayon::prelude::*;
+
+use crate::Kernels;
+use crate::slices::{all_f32, contiguous, owned, tensor, values};
+use crate::vector::{arch, build, exp_negative, largest, rows_of, sum_of, vectorised, zeroed};
+
+/// The index that each row of logits is compared with; a row that has none loses nothing and gets no gradient, whatever it
+/// holds.
+pub(crate) type Targets = Arc<[Option<u32>]>;
+
+/// # Panics
+/// If there is not one target for each row of `[rows, vocabulary]` logits, or if one lies outside the vocabulary.
+pub(crate) fn check(targets: &[Option<u32>], [rows, vocabulary]: [usize; 2]) {
+    assert_eq!(targets.len(), rows, "one target for each row of logits");
+    let outside = targets
+        .iter()
+        .enumerate()
+        .find_map(|(row, target)| target.filter(|&target| target as usize >= vocabulary).map(|target| (row, target)));
+    if let Some((row, target)) = outside {
+        panic!("target {target} of row {row} lies outside a vocabulary of {vocabulary}");
+    }
+}
+
+/// [`Kernels::next_token_cross_entropy`] on the CPU.
+pub(crate) fn forward(targets: Targets, logits: FloatTensor<Flex>) -> FloatTensor<Flex> {
+    if !all_f32([&logits]) {
+        return plain::<Flex>(targets, logits);
+    }
+    let logits = contiguous(logits);
+    let [rows, vocabulary] = logits.shape().dims();
+    let x = values(&logits);
+    let piece = rows_of(vocabulary);
+    let arch = arch();
+    let losses = build(rows, piece, |i, blank| {
+        let losses = zeroed(blank);
+        vectorised!(arch, {
+            for (j, loss) in losses.iter_mut().enumerate() {
+                let r = i * piece + j;
+                if let Some(target) = targets[r] {
+                    let x = &x[r * vocabulary..][..vocabulary];
+                    let most = largest(x);
+                    let sum = sum_of(vocabulary, |k| exp_negative(x[k] - most));
+                    // The difference first, so that no digits are lost to large logits.
+                    *loss = (most - x[target as usize]) + sum.ln();
+                }
+            }
+        });
+        losses
+    });
+    tensor(losses, [rows])
+}
+
+/// [`Kernels::next_token_cross_entropy_backward`] on the CPU, in the memory of the logits where nothing else holds it.
+pub(crate) fn backward(
+    targets: Targets,
+    logits: FloatTensor<Flex>,
+    gradient: FloatTensor<Flex>,
+) -> FloatTensor<Flex> {
+    if !all_f32([&logits, &gradient]) {
+        return plain_backward::<Flex>(targets, logits, gradient);
+    }
+    let [_, vocabulary] = logits.shape().dims();
+    let mut logits = owned(contiguous(logits));
+    let gradient = contiguous(gradient);
+    let gradient = values(&gradient);
+    let piece = rows_of(vocabulary);
+    let arch = arch();
+    let work = |(i, logits): (usize, &mut [f32])| {
+        vectorised!(arch, {
+            for (j, x) in logits.chunks_exact_mut(vocabulary).enumerate() {
+                let r = i * piece + j;
+                let Some(target) = targets[r] else {
+                    x.fill(0.0);
+                    continue;
+                };
+                let most = largest(x);
+                x.iter_mut().for_each(|x| *x = exp_negative(*x - most));
+                let share = gradient[r] / sum_of(vocabulary, |k| x[k]);
+                x.iter_mut().for_each(|p| *p *= share);
+                x[target as usize] -= gradient[r];
+            }
+        });
+    };
+    if vocabulary > 0 {
+        logits.storage_mut::<f32>().par_chunks_mut(piece * vocabulary).enumerate().for_each(work);
+    }
+    logits
+}
+
+/// The targets as indices of `[rows, 1]`, 0 where there is none, and where that is.
+fn indices<B: Backend>(targets: &[Option<u32>], logits: &FloatTensor<B>) -> (IntTensor<B>, BoolTensor<B>) {
+    let device = logits.device();
+    let shape = [targets.len(), 1];
+    let index: Vec<i64> = targets.iter().map(|target| i64::from(target.unwrap_or(0))).collect();
+    let none: Vec<bool> = targets.iter().map(Option::is_none).collect();
+    (
+        B::int_from_data(TensorData::new(index, shape), &device),
+        B::bool_from_data(TensorData::new(none, shape), &device),
+    )
+}
+
+/// [`Kernels::next_token_cross_entropy`] in plain operations.
+pub(crate) fn plain<B: Backend>(targets: Targets, logits: FloatTensor<B>) -> FloatTensor<B> {
+    let [rows, vocabulary] = logits.shape().dims();
+    if rows * vocabulary == 0 {
+        return B::float_zeros(Shape::new([rows]), &logits.device(), logits.dtype().into());
+    }
+    let (index, none) = indices::<B>(&targets, &logits);
+    let losses = B::float_neg(B::float_gather(1, B::log_softmax(logits, 1), index));
+    B::float_reshape(B::float_mask_fill(losses, none, 0.0f32.into()), Shape::new([rows]))
+}
+
+/// [`Kernels::next_token_cross_entropy_backward`] in plain operations.
+pub(crate) fn plain_backward<B: Backend>(
+    targets: Targets,
+    logits: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let [rows, vocabulary] = logits.shape().dims();
+    if rows * vocabulary == 0 {
+        return logits;
+    }
+    let (index, none) = indices::<B>(&targets, &logits);
+    let gradient = B::float_reshape(gradient, Shape::new([rows, 1]));
+    let d = B::float_mul(B::softmax(logits, 1), gradient.clone());
+    let d = B::float_scatter(1, d, index, B::float_neg(gradient), IndexingUpdateOp::Add);
+    let none = B::bool_expand(none, Shape::new([rows, vocabulary]));
+    B::float_mask_fill(d, none, 0.0f32.into())
+}
+
+/// What the gradient needs of the forward pass.
+#[derive(Clone, Debug)]
+struct Saved<B: Backend> {
+    targets: Targets,
+    logits: FloatTensor<B>,
+}
+
+/// [`Kernels::next_token_cross_entropy`] with its gradient, for any backend that has both.
+pub(crate) fn tracked<B: Backend + Kernels, C: CheckpointStrategy>(
+    targets: Targets,
+    logits: FloatTensor<Autodiff<B, C>>,
+) -> FloatTensor<Autodiff<B, C>> {
+    #[derive(Debug)]
+    struct NextToken;
+
+    impl<B: Backend + Kernels> Backward<B, 1> for NextToken {
+        type State = Saved<B>;
+
+        fn backward(self, ops: Ops<Saved<B>, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+            let gradient = gradients.consume::<B>(&ops.node);
+            let Saved { targets, logits } = ops.state;
+            if let [Some(parent)] = ops.parents {
+                let found = B::next_token_cross_entropy_backward(targets, logits, gradient);
+                gradients.register::<B>(parent.id, found);
+            }
+        }
+    }
+
+    let (logits, node) = {
+        let node = logits.node();
+        (logits.into_parts().0, node)
+    };
+    match NextToken.prepare::<C>([node]).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => {
+            let saved = Saved {
+                targets: targets.clone(),
+                logits: logits.clone(),
+            };
+            prepared.finish(saved, B::next_token_cross_entropy(targets, logits))
+        }
+        OpsKind::UnTracked(prepared) => prepared.finish(B::next_token_cross_entropy(targets, logits)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::vector::{Path, with_path};
+
+    fn numbers(n: usize, seed: usize, scale: f32) -> Vec<f32> {
+        let one = |i: usize| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0;
+        (0..n).map(|i| one(i) * scale).collect()
+    }
+
+    /// Every third row has none.
+    fn some(rows: usize, vocabulary: usize) -> Targets {
+        (0..rows).map(|r| (r % 3 != 2).then_some((r * 31 % vocabulary.max(1)) as u32)).collect()
+    }
+
+    /// Losses and the gradient for a gradient, in float64.
+    fn exact(x: &[f32], targets: &[Option<u32>], gradient: &[f32]) -> (Vec<f64>, Vec<f64>) {
+        let vocabulary = x.len() / targets.len().max(1);
+        let mut losses = vec![0.0; targets.len()];
+        let mut d = vec![0.0; x.len()];
+        for (r, target) in targets.iter().enumerate() {
+            let Some(target) = *target else { continue };
+            let row: Vec<f64> = x[r * vocabulary..][..vocabulary].iter().map(|&x| f64::from(x)).collect();
+            let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = row.iter().map(|x| (x - most).exp()).sum();
+            losses[r] = most + sum.ln() - row[target as usize];
+            for (k, x) in row.iter().enumerate() {
+                let hit = if k == target as usize { 1.0 } else { 0.0 };
+                d[r * vocabulary + k] = f64::from(gradient[r]) * ((x - most).exp() / sum - hit);
+            }
+        }
+        (losses, d)
+    }
+
+    type Run = (
+        fn(Targets, FloatTensor<Flex>) -> FloatTensor<Flex>,
+        fn(Targets, FloatTensor<Flex>, FloatTensor<Flex>) -> FloatTensor<Flex>,
+    );
+    const OURS: Run = (forward, backward);
+    const PLAIN: Run = (plain::<Flex>, plain_backward::<Flex>);
+
+    fn run((forward, backward): Run, x: &[f32], targets: &Targets, gradient: &[f32]) -> [Vec<f32>; 2] {
+        let (rows, vocabulary) = (targets.len(), x.len() / targets.len().max(1));
+        let logits = tensor(x.to_vec(), [rows, vocabulary]);
+        let losses = forward(targets.clone(), logits.clone());
+        assert_eq!(losses.shape().dims(), [rows]);
+        let d = backward(targets.clone(), logits.clone(), tensor(gradient.to_vec(), [rows]));
+        assert_eq!(d.shape().dims(), [rows, vocabulary]);
+        let same = values(&logits).iter().zip(x).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "logits that someone else holds");
+        [losses, d].map(|t| values(&contiguous(t)).to_vec())
+    }
+
+    fn check(found: &[Vec<f32>; 2], x: &[f32], targets: &Targets, gradient: &[f32]) {
+        let (losses, d) = exact(x, targets, gradient);
+        for (found, exact) in found[0].iter().zip(&losses) {
+            assert!((f64::from(*found) - exact).abs() <= 1e-6 * (1.0 + exact.abs()), "{found} for {exact}");
+        }
+        for (found, exact) in found[1].iter().zip(&d) {
+            assert!((f64::from(*found) - exact).abs() <= 1e-6, "{found} for {exact}");
+        }
+    }
+
+    #[test]
+    fn losses_and_gradients_are_those_of_loops_in_float64_on_every_path() {
+        for (rows, vocabulary) in [(1, 1), (3, 2), (5, 17), (40, 1000), (3, 40_001)] {
+            for scale in [1.0, 30.0, 1000.0] {
+                let (x, g) = (numbers(rows * vocabulary, 1, scale), numbers(rows, 2, 1.0));
+                let targets = some(rows, vocabulary);
+                for path in Path::ALL.into_iter().filter(|path| path.is_available()) {
+                    with_path(path, || check(&run(OURS, &x, &targets, &g), &x, &targets, &g));
+                }
+            }
+            let (x, g) = (numbers(rows * vocabulary, 1, 10.0), numbers(rows, 2, 1.0));
+            let targets = some(rows, vocabulary);
+            check(&run(PLAIN, &x, &targets, &g), &x, &targets, &g);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_rows_are_those_of_loops_in_float64(
+            rows in 0..20usize, vocabulary in 1..300usize, seed in 0..1000usize, scale in 0.0..50.0f32, all: bool,
+        ) {
+            let (x, g) = (numbers(rows * vocabulary, seed, scale), numbers(rows, seed + 1, 1.0));
+            let targets = match all {
+                true => (0..rows).map(|r| Some(((r * seed) % vocabulary) as u32)).collect(),
+                false => some(rows, vocabulary),
+            };
+            check(&run(OURS, &x, &targets, &g), &x, &targets, &g);
+            check(&run(PLAIN, &x, &targets, &g), &x, &targets, &g);
+        }
+    }
+
+    #[test]
+    fn the_gradient_is_the_slope_of_the_loss() {
+        let (rows, vocabulary) = (4, 9);
+        let (x, targets) = (numbers(rows * vocabulary, 5, 2.0), some(rows, vocabulary));
+        let [_, d] = run(OURS, &x, &targets, &[1.0; 4]);
+        for (at, d) in d.iter().enumerate() {
+            let loss = |by: f32| {
+                let mut x = x.clone();
+                x[at] += by;
+                run(OURS, &x, &targets, &[1.0; 4])[0].iter().map(|&v| f64::from(v)).sum::<f64>()
+            };
+            let slope = (loss(0.01) - loss(-0.01)) / 0.02;
+            assert!((slope - f64::from(*d)).abs() < 2e-4, "{slope} against {d}");
+        }
+    }
+
+    #[test]
+    fn no_rows_and_no_vocabulary_give_no_losses_and_zeros() {
+        for way in [OURS, PLAIN] {
+            for (rows, vocabulary) in [(0, 5), (0, 0), (3, 0)] {
+                let targets: Targets = vec![None; rows].into();
+                let losses = way.0(targets.clone(), tensor(Vec::new(), [rows, vocabulary]));
+                assert_eq!(values(&losses), vec![0.0; rows]);
+                let d = way.1(targets, tensor(Vec::new(), [rows, vocabulary]), tensor(vec![1.0; rows], [rows]));
+                assert_eq!(d.shape().dims(), [rows, vocabulary]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_goes_where_the_plain_operation_carries_it() {
+        let kind = |v: &f32| if v.is_nan() { 9.0 } else if v.is_finite() { 0.0 } else { v.signum() };
+        let (rows, vocabulary) = (6, 37);
+        let targets = some(rows, vocabulary);
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            // Beside the target, at the target, all of a row, and in a row without a target.
+            for (row, columns) in [(0, 5..6), (1, 31..32), (3, 0..37), (2, 3..9)] {
+                let (mut x, g) = (numbers(rows * vocabulary, 1, 3.0), numbers(rows, 2, 1.0));
+                x[row * vocabulary..][columns].fill(wrong);
+                let kinds = [OURS, PLAIN].map(|way| {
+                    run(way, &x, &targets, &g).map(|values| values.iter().map(kind).collect::<Vec<f32>>())
+                });
+                assert_eq!(kinds[0], kinds[1], "{wrong} in row {row}");
+                assert!(row != 2 || kinds[0].iter().flatten().all(|&kind| kind == 0.0));
+            }
+        }
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bytes() {
+        let (rows, vocabulary) = (50, 1003);
+        let (x, g, targets) = (numbers(rows * vocabulary, 1, 9.0), numbers(rows, 2, 1.0), some(rows, vocabulary));
+        let bytes = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let found = pool.install(|| run(OURS, &x, &targets, &g));
+            found.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+        };
+        let one = bytes(1);
+        assert!(one == bytes(2) && one == bytes(3));
+    }
+
+    #[test]
+    fn the_gradient_takes_the_memory_of_logits_that_nothing_else_holds() {
+        let logits = tensor(numbers(20, 1, 1.0), [4, 5]);
+        let place = values(&logits).as_ptr();
+        let d = backward(some(4, 5), logits, tensor(vec![1.0; 4], [4]));
+        assert_eq!(values(&d).as_ptr(), place);
+    }
+
+    #[test]
+    fn tracked_logits_in_any_order_get_their_gradient() {
+        let device = Device::flex().autodiff();
+        let (rows, vocabulary) = (7, 33);
+        let (x, g, targets) = (numbers(rows * vocabulary, 1, 4.0), numbers(rows, 2, 1.0), some(rows, vocabulary));
+        let leaf = Tensor::<2>::from_data(TensorData::new(x.clone(), [rows, vocabulary]), &device).require_grad();
+        let logits = leaf.clone().swap_dims(0, 1).mul_scalar(1.0).swap_dims(0, 1);
+        let losses = crate::next_token_cross_entropy(logits, targets.clone());
+        let weights = Tensor::<1>::from_data(TensorData::new(g.clone(), [rows]), &device);
+        let gradients = (losses.clone() * weights).sum().backward();
+        let found = [losses.into_data(), leaf.grad(&gradients).unwrap().into_data()];
+        check(&found.map(|data| data.try_to_vec().unwrap()), &x, &targets, &g);
+    }
+
+    #[test]
+    #[should_panic(expected = "target 5 of row 1 lies outside a vocabulary of 5")]
+    fn a_target_outside_the_vocabulary_is_refused() {
+        let logits = Tensor::<2>::zeros([3, 5], &Device::flex());
+        crate::next_token_cross_entropy(logits, vec![Some(4), Some(5), None]);
+    }
+
+    #[test]
+    #[should_panic(expected = "one target for each row of logits")]
+    fn targets_for_other_rows_are_refused() {
+        let logits = Tensor::<2>::zeros([3, 5], &Device::flex());
+        crate::next_token_cross_entropy(logits, vec![None; 2]);
+    }
+}
