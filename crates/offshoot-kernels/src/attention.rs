@@ -16,7 +16,9 @@ use crate::Kernels;
 use crate::gemm::note;
 use crate::slices::{all_f32, contiguous, tensor, values};
 use crate::tensors::Tensors;
-use crate::vector::{vectorised, LANES, add_up, arch, build_pieces, dot, exp_negative, largest, sum_of, with_scratch, zeroed};
+use crate::vector::{
+    LANES, add_up, arch, build_pieces, dot, exp_negative, largest, sum_of, vectorised, with_scratch, zeroed,
+};
 
 /// How the rows of packed queries, keys and values are to be read.
 ///
@@ -94,12 +96,22 @@ impl Attention {
     /// If the tensors do not fit.
     fn check(&self, rows: &Shape, bias: Option<&Shape>) {
         let own: usize = self.sequences.iter().map(|(count, tokens)| count * tokens).sum();
-        assert_eq!(rows.dims::<2>(), [own, self.width()], "rows of queries, keys and values");
-        assert!(self.heads.is_multiple_of(self.kv_heads), "heads that share keys and values");
+        assert_eq!(
+            rows.dims::<2>(),
+            [own, self.width()],
+            "rows of queries, keys and values"
+        );
+        assert!(
+            self.heads.is_multiple_of(self.kv_heads),
+            "heads that share keys and values"
+        );
         if let Some(bias) = bias {
             assert_eq!(self.sequences.len(), 1, "a bias is for sequences of one length");
             let [_, heads, queries, keys] = bias.dims();
-            assert_eq!([heads, queries, keys], [self.heads, self.sequences[0].1, self.sequences[0].1]);
+            assert_eq!(
+                [heads, queries, keys],
+                [self.heads, self.sequences[0].1, self.sequences[0].1]
+            );
         }
     }
 }
@@ -136,11 +148,21 @@ fn multiply(
 ) {
     let mut i = 0;
     while i + 4 <= rows {
-        strip::<4>((&mut c[i * c_stride..], c_stride), (&a[i * strides.0..], strides), b, (inner, columns));
+        strip::<4>(
+            (&mut c[i * c_stride..], c_stride),
+            (&a[i * strides.0..], strides),
+            b,
+            (inner, columns),
+        );
         i += 4;
     }
     while i < rows {
-        strip::<1>((&mut c[i * c_stride..], c_stride), (&a[i * strides.0..], strides), b, (inner, columns));
+        strip::<1>(
+            (&mut c[i * c_stride..], c_stride),
+            (&a[i * strides.0..], strides),
+            b,
+            (inner, columns),
+        );
         i += 1;
     }
 }
@@ -155,11 +177,27 @@ fn strip<const R: usize>(
 ) {
     let mut j = 0;
     while j + 2 * LANES <= columns {
-        tile::<R, 2>((&mut c[j..], c_stride), a, Rows { values: &b.values[j..], ..b }, inner);
+        tile::<R, 2>(
+            (&mut c[j..], c_stride),
+            a,
+            Rows {
+                values: &b.values[j..],
+                ..b
+            },
+            inner,
+        );
         j += 2 * LANES;
     }
     while j + LANES <= columns {
-        tile::<R, 1>((&mut c[j..], c_stride), a, Rows { values: &b.values[j..], ..b }, inner);
+        tile::<R, 1>(
+            (&mut c[j..], c_stride),
+            a,
+            Rows {
+                values: &b.values[j..],
+                ..b
+            },
+            inner,
+        );
         j += LANES;
     }
     // What is left of a head whose size is no multiple of the vector.
@@ -214,7 +252,11 @@ fn turn(rows: Rows<'_>, count: usize, size: usize, factor: f32, out: &mut [f32],
     for x in 0..size {
         let out = &mut out[x * stride..][..stride];
         for (i, out) in out.iter_mut().enumerate() {
-            *out = if i < count { factor * rows.values[i * rows.stride + x] } else { 0.0 };
+            *out = if i < count {
+                factor * rows.values[i * rows.stride + x]
+            } else {
+                0.0
+            };
         }
     }
 }
@@ -271,7 +313,10 @@ pub(crate) fn forward(form: Attention, tensors: Vec<FloatTensor<Flex>>) -> Float
         .each()
         .into_iter()
         .flat_map(|sequence| {
-            let size = sequence.tokens.div_ceil(sequence.tokens.div_ceil(QUERIES).max(1)).max(1);
+            let size = sequence
+                .tokens
+                .div_ceil(sequence.tokens.div_ceil(QUERIES).max(1))
+                .max(1);
             (0..sequence.tokens.div_ceil(size)).map(move |b| (sequence, b * size, size.min(sequence.tokens - b * size)))
         })
         .collect();
@@ -284,25 +329,32 @@ pub(crate) fn forward(form: Attention, tensors: Vec<FloatTensor<Flex>>) -> Float
         with_scratch((dim + count) * stride, |scratch| {
             let (keys, scores) = scratch.split_at_mut(dim * stride);
             vectorised!(arch, {
-                    for head in 0..form.heads {
-                        let [q, k, v] = form.head(head);
-                        let part = |at: usize| Rows {
-                            values: &rows[at..],
-                            stride: width,
-                        };
-                        turn(part(k), tokens, dim, form.scale(), keys, stride);
-                        let keys = Rows {
-                            values: keys,
-                            stride,
-                        };
-                        scores.fill(0.0);
-                        multiply((scores, stride), (&rows[first * width + q..], (width, 1)), keys, (count, dim, stride));
-                        let scene = scene(&form, bias, sequence, head, first);
-                        scene.soften(scores, stride, #[inline(always)] |_, row, factor| row.iter_mut().for_each(|p| *p *= factor));
-                        let out = &mut out[head * dim..];
-                        multiply((out, out_width), (scores, (stride, 1)), part(v), (count, tokens, dim));
-                    }
-                });
+                for head in 0..form.heads {
+                    let [q, k, v] = form.head(head);
+                    let part = |at: usize| Rows {
+                        values: &rows[at..],
+                        stride: width,
+                    };
+                    turn(part(k), tokens, dim, form.scale(), keys, stride);
+                    let keys = Rows { values: keys, stride };
+                    scores.fill(0.0);
+                    multiply(
+                        (scores, stride),
+                        (&rows[first * width + q..], (width, 1)),
+                        keys,
+                        (count, dim, stride),
+                    );
+                    let scene = scene(&form, bias, sequence, head, first);
+                    scene.soften(
+                        scores,
+                        stride,
+                        #[inline(always)]
+                        |_, row, factor| row.iter_mut().for_each(|p| *p *= factor),
+                    );
+                    let out = &mut out[head * dim..];
+                    multiply((out, out_width), (scores, (stride, 1)), part(v), (count, tokens, dim));
+                }
+            });
         });
         [out]
     });
@@ -342,7 +394,11 @@ pub(crate) fn backward(
     let sequences = form.each();
     let bias_size = bias.map_or(0, <[f32]>::len);
     // A bias sums over sequences: few pieces then, each with a sum of its own.
-    let share = if bias.is_some() { sequences.len().div_ceil(16).max(1) } else { 1 };
+    let share = if bias.is_some() {
+        sequences.len().div_ceil(16).max(1)
+    } else {
+        1
+    };
     let shares: Vec<&[Sequence]> = sequences.chunks(share).collect();
     let sizes: Vec<[usize; 2]> = shares
         .iter()
@@ -362,62 +418,82 @@ pub(crate) fn backward(
                 let (keys, scratch) = scratch.split_at_mut(dim * stride);
                 let (turned, scratch) = scratch.split_at_mut(dim * stride);
                 vectorised!(arch, {
-                        for head in 0..form.heads {
-                            let [q, k, v] = form.head(head);
-                            let part = |at: usize| Rows {
-                                values: &rows[at..],
-                                stride: width,
-                            };
-                            turn(part(k), tokens, dim, form.scale(), keys, stride);
-                            turn(part(v), tokens, dim, 1.0, turned, stride);
-                            let (keys, turned) = (&*keys, &*turned);
-                            let square = |values| Rows { values, stride };
-                            let mut first = 0;
-                            while first < tokens {
-                                let count = block.min(tokens - first);
-                                let (scores, d_scores) = scratch.split_at_mut(block * stride);
-                                let (scores, d_scores) = (&mut scores[..count * stride], &mut d_scores[..count * stride]);
-                                scores.fill(0.0);
-                                d_scores.fill(0.0);
-                                let queries = &rows[first * width + q..];
-                                let d_out = &d_out[first * out_width + head * dim..];
-                                multiply((scores, stride), (queries, (width, 1)), square(keys), (count, dim, stride));
-                                multiply((d_scores, stride), (d_out, (out_width, 1)), square(turned), (count, dim, stride));
-                                let scene = scene(&form, bias, sequence, head, first);
-                                scene.soften(scores, stride, #[inline(always)] |r, row, factor| {
+                    for head in 0..form.heads {
+                        let [q, k, v] = form.head(head);
+                        let part = |at: usize| Rows {
+                            values: &rows[at..],
+                            stride: width,
+                        };
+                        turn(part(k), tokens, dim, form.scale(), keys, stride);
+                        turn(part(v), tokens, dim, 1.0, turned, stride);
+                        let (keys, turned) = (&*keys, &*turned);
+                        let square = |values| Rows { values, stride };
+                        let mut first = 0;
+                        while first < tokens {
+                            let count = block.min(tokens - first);
+                            let (scores, d_scores) = scratch.split_at_mut(block * stride);
+                            let (scores, d_scores) = (&mut scores[..count * stride], &mut d_scores[..count * stride]);
+                            scores.fill(0.0);
+                            d_scores.fill(0.0);
+                            let queries = &rows[first * width + q..];
+                            let d_out = &d_out[first * out_width + head * dim..];
+                            multiply(
+                                (scores, stride),
+                                (queries, (width, 1)),
+                                square(keys),
+                                (count, dim, stride),
+                            );
+                            multiply(
+                                (d_scores, stride),
+                                (d_out, (out_width, 1)),
+                                square(turned),
+                                (count, dim, stride),
+                            );
+                            let scene = scene(&form, bias, sequence, head, first);
+                            scene.soften(
+                                scores,
+                                stride,
+                                #[inline(always)]
+                                |r, row, factor| {
                                     row.iter_mut().for_each(|p| *p *= factor);
                                     let d_row = &mut d_scores[r * stride..][..stride];
                                     let common = dot(row, d_row);
                                     for (d, p) in d_row.iter_mut().zip(row) {
                                         *d = *p * (*d - common);
                                     }
-                                });
-                                if bias.is_some() {
-                                    let groups = bias_size / (form.heads * tokens * tokens);
-                                    let at = (sequence.number % groups * form.heads + head) * tokens + first;
-                                    let d_bias = d_bias[at * tokens..][..count * tokens].chunks_exact_mut(tokens);
-                                    for (d_bias, d) in d_bias.zip(d_scores.chunks_exact(stride)) {
-                                        d_bias.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
-                                    }
+                                },
+                            );
+                            if bias.is_some() {
+                                let groups = bias_size / (form.heads * tokens * tokens);
+                                let at = (sequence.number % groups * form.heads + head) * tokens + first;
+                                let d_bias = d_bias[at * tokens..][..count * tokens].chunks_exact_mut(tokens);
+                                for (d_bias, d) in d_bias.zip(d_scores.chunks_exact(stride)) {
+                                    d_bias.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
                                 }
-                                d_scores.iter_mut().for_each(|d| *d *= form.scale());
-                                let out_rows = Rows {
-                                    values: d_out,
-                                    stride: out_width,
-                                };
-                                let query_rows = Rows {
-                                    values: queries,
-                                    stride: width,
-                                };
-                                let d_queries = &mut d_rows[first * width + q..];
-                                multiply((d_queries, width), (d_scores, (stride, 1)), part(k), (count, tokens, dim));
-                                let inner = (tokens, count, dim);
-                                multiply((&mut d_rows[k..], width), (d_scores, (1, stride)), query_rows, inner);
-                                multiply((&mut d_rows[v..], width), (scores, (1, stride)), out_rows, inner);
-                                first += count;
                             }
+                            d_scores.iter_mut().for_each(|d| *d *= form.scale());
+                            let out_rows = Rows {
+                                values: d_out,
+                                stride: out_width,
+                            };
+                            let query_rows = Rows {
+                                values: queries,
+                                stride: width,
+                            };
+                            let d_queries = &mut d_rows[first * width + q..];
+                            multiply(
+                                (d_queries, width),
+                                (d_scores, (stride, 1)),
+                                part(k),
+                                (count, tokens, dim),
+                            );
+                            let inner = (tokens, count, dim);
+                            multiply((&mut d_rows[k..], width), (d_scores, (1, stride)), query_rows, inner);
+                            multiply((&mut d_rows[v..], width), (scores, (1, stride)), out_rows, inner);
+                            first += count;
                         }
-                    });
+                    }
+                });
             });
         }
         [d_rows, d_bias]
@@ -472,7 +548,13 @@ fn probabilities<B: Backend>(
     }
     if form.causal {
         let hidden: Vec<f32> = (0..tokens * tokens)
-            .map(|i| if i % tokens > i / tokens { f32::NEG_INFINITY } else { 0.0 })
+            .map(|i| {
+                if i % tokens > i / tokens {
+                    f32::NEG_INFINITY
+                } else {
+                    0.0
+                }
+            })
             .collect();
         let hidden = burn::tensor::TensorData::new(hidden, [1, 1, tokens, tokens]);
         scores = B::float_add(scores, B::float_from_data(hidden, &device));
@@ -497,7 +579,10 @@ pub(crate) fn plain<B: Backend>(form: Attention, tensors: Vec<FloatTensor<B>>) -
     let one = |(rows, count, tokens)| {
         let [q, k, v] = unpacked::<B>(&form, rows, count, tokens);
         let mixed = B::float_matmul(probabilities::<B>(&form, q, k, bias.cloned()), v);
-        B::float_reshape(B::float_swap_dims(mixed, 1, 2), Shape::new([count * tokens, form.out_width()]))
+        B::float_reshape(
+            B::float_swap_dims(mixed, 1, 2),
+            Shape::new([count * tokens, form.out_width()]),
+        )
     };
     B::float_cat(runs::<B>(&form, &tensors[0]).into_iter().map(one).collect(), 0)
 }
@@ -511,33 +596,39 @@ pub(crate) fn plain_backward<B: Backend>(
     let bias = tensors.get(1);
     let (heads, dim) = (form.heads, form.head_dim);
     let mut d_bias = None;
-    let runs_of_rows = runs::<B>(&form, &tensors[0]).into_iter().zip(runs::<B>(&form, &gradient));
-    let one = |((rows, count, tokens), (d_out, ..)): ((FloatTensor<B>, usize, usize), (FloatTensor<B>, usize, usize))| {
-        let [q, k, v] = unpacked::<B>(&form, rows, count, tokens);
-        let d_out = B::float_reshape(d_out, Shape::new([count, tokens, heads, dim]));
-        let d_out = B::float_swap_dims(d_out, 1, 2);
-        let p = probabilities::<B>(&form, q.clone(), k.clone(), bias.cloned());
-        let d_v = B::float_matmul(B::float_swap_dims(p.clone(), 2, 3), d_out.clone());
-        let d_p = B::float_matmul(d_out, B::float_swap_dims(v, 2, 3));
-        let common = B::float_sum_dim(B::float_mul(p.clone(), d_p.clone()), 3);
-        let d_s = B::float_mul(p, B::float_sub(d_p, common));
-        if let Some(bias) = bias {
-            let [groups, ..] = bias.shape().dims::<4>();
-            let grouped = Shape::new([count / groups, groups * heads * tokens * tokens]);
-            let sum = B::float_sum_dim(B::float_reshape(d_s.clone(), grouped), 0);
-            d_bias = Some(B::float_reshape(sum, bias.shape()));
-        }
-        let d_s = B::float_mul_scalar(d_s, form.scale().into());
-        let d_q = B::float_matmul(d_s.clone(), k);
-        let d_k = B::float_matmul(B::float_swap_dims(d_s, 2, 3), q);
-        let gathered = |x: FloatTensor<B>| {
-            let each = form.heads / form.kv_heads;
-            let x = B::float_reshape(x, Shape::new([count, form.kv_heads, each, tokens, dim]));
-            B::float_reshape(B::float_sum_dim(x, 2), Shape::new([count, form.kv_heads, tokens, dim]))
+    let runs_of_rows = runs::<B>(&form, &tensors[0])
+        .into_iter()
+        .zip(runs::<B>(&form, &gradient));
+    let one =
+        |((rows, count, tokens), (d_out, ..)): ((FloatTensor<B>, usize, usize), (FloatTensor<B>, usize, usize))| {
+            let [q, k, v] = unpacked::<B>(&form, rows, count, tokens);
+            let d_out = B::float_reshape(d_out, Shape::new([count, tokens, heads, dim]));
+            let d_out = B::float_swap_dims(d_out, 1, 2);
+            let p = probabilities::<B>(&form, q.clone(), k.clone(), bias.cloned());
+            let d_v = B::float_matmul(B::float_swap_dims(p.clone(), 2, 3), d_out.clone());
+            let d_p = B::float_matmul(d_out, B::float_swap_dims(v, 2, 3));
+            let common = B::float_sum_dim(B::float_mul(p.clone(), d_p.clone()), 3);
+            let d_s = B::float_mul(p, B::float_sub(d_p, common));
+            if let Some(bias) = bias {
+                let [groups, ..] = bias.shape().dims::<4>();
+                let grouped = Shape::new([count / groups, groups * heads * tokens * tokens]);
+                let sum = B::float_sum_dim(B::float_reshape(d_s.clone(), grouped), 0);
+                d_bias = Some(B::float_reshape(sum, bias.shape()));
+            }
+            let d_s = B::float_mul_scalar(d_s, form.scale().into());
+            let d_q = B::float_matmul(d_s.clone(), k);
+            let d_k = B::float_matmul(B::float_swap_dims(d_s, 2, 3), q);
+            let gathered = |x: FloatTensor<B>| {
+                let each = form.heads / form.kv_heads;
+                let x = B::float_reshape(x, Shape::new([count, form.kv_heads, each, tokens, dim]));
+                B::float_reshape(B::float_sum_dim(x, 2), Shape::new([count, form.kv_heads, tokens, dim]))
+            };
+            let all = B::float_cat(vec![d_q, gathered(d_k), gathered(d_v)], 1);
+            B::float_reshape(
+                B::float_swap_dims(all, 1, 2),
+                Shape::new([count * tokens, form.width()]),
+            )
         };
-        let all = B::float_cat(vec![d_q, gathered(d_k), gathered(d_v)], 1);
-        B::float_reshape(B::float_swap_dims(all, 1, 2), Shape::new([count * tokens, form.width()]))
-    };
     let d_rows = B::float_cat(runs_of_rows.map(one).collect(), 0);
     [Some(d_rows), d_bias].into_iter().flatten().collect()
 }

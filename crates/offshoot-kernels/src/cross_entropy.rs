@@ -144,7 +144,11 @@ pub(crate) fn backward(
         });
     };
     if columns > 0 {
-        logits.storage_mut::<f32>().par_chunks_mut(piece * columns).enumerate().for_each(work);
+        logits
+            .storage_mut::<f32>()
+            .par_chunks_mut(piece * columns)
+            .enumerate()
+            .for_each(work);
     }
     logits
 }
@@ -225,7 +229,9 @@ pub(crate) fn sinkhorn(logits: FloatTensor<Flex>, temperature: f64, rounds: usiz
                 }
             });
         };
-        q.par_chunks_mut(block * columns).zip(sums.par_chunks_mut(columns)).for_each(work);
+        q.par_chunks_mut(block * columns)
+            .zip(sums.par_chunks_mut(columns))
+            .for_each(work);
     }
     tensor(q, [rows, columns])
 }

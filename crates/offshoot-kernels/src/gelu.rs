@@ -76,7 +76,14 @@ pub(crate) fn forward(x: FloatTensor<Flex>) -> FloatTensor<Flex> {
         return Flex::gelu(x);
     }
     let x = contiguous(x);
-    tensor(vector::map(slices::values(&x), #[inline(always)] |x, y| values(x, y)), x.shape())
+    tensor(
+        vector::map(
+            slices::values(&x),
+            #[inline(always)]
+            |x, y| values(x, y),
+        ),
+        x.shape(),
+    )
 }
 
 /// [`Kernels::exact_gelu_backward`] on the CPU, in the gradient's memory where nothing else holds it.

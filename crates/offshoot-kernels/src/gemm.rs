@@ -28,7 +28,9 @@ impl<'a> Matrix<'a> {
     pub(crate) fn strided(values: &'a [f32], size: (usize, usize), strides: (usize, usize)) -> Self {
         let (rows, columns) = size;
         if rows > 0 && columns > 0 {
-            let last = (rows - 1).checked_mul(strides.0).zip((columns - 1).checked_mul(strides.1));
+            let last = (rows - 1)
+                .checked_mul(strides.0)
+                .zip((columns - 1).checked_mul(strides.1));
             let last = last.and_then(|(a, b)| a.checked_add(b));
             assert!(
                 last.is_some_and(|last| last < values.len()),
@@ -47,12 +49,6 @@ impl<'a> Matrix<'a> {
             strides: (self.strides.1, self.strides.0),
         }
     }
-
-    /// `count` rows from `first`.
-    pub(crate) fn rows(self, first: usize, count: usize) -> Self {
-        let start = (first * self.strides.0).min(self.values.len());
-        Self::strided(&self.values[start..], (count, self.size.1), self.strides)
-    }
 }
 
 /// Threads of one product.
@@ -69,7 +65,10 @@ pub(crate) fn product<'o>(out: &'o mut Blank, a: Matrix<'_>, b: Matrix<'_>, thre
     let (size, columns) = (out.len(), b.size.1);
     let out = out.as_mut_ptr();
     // SAFETY: `out` is exclusive memory for all elements of the product, all of which are written and none is read.
-    #[allow(unsafe_code, reason = "the product is written to memory that nothing was written to yet")]
+    #[allow(
+        unsafe_code,
+        reason = "the product is written to memory that nothing was written to yet"
+    )]
     unsafe {
         raw(out, size, columns, false, a, b, threads);
         std::slice::from_raw_parts_mut(out.cast(), size)
@@ -77,7 +76,8 @@ pub(crate) fn product<'o>(out: &'o mut Blank, a: Matrix<'_>, b: Matrix<'_>, thre
 }
 
 /// Adds `a b` to `out`, row by row.
-pub(crate) fn add_product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
+#[cfg(test)]
+fn add_product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
     let (size, columns) = (out.len(), b.size.1);
     // SAFETY: `out` is exclusive memory for all elements of the product, with values in it.
     #[allow(unsafe_code, reason = "the crate takes pointers")]
@@ -224,7 +224,15 @@ mod tests {
     /// Whole numbers, so that every order of summation gives the same.
     #[test]
     fn products_are_exact_for_all_layouts_and_odd_sizes() {
-        for (m, k, n) in [(1, 1, 1), (3, 5, 7), (17, 1, 2), (65, 32, 65), (130, 97, 101), (4, 0, 3), (0, 3, 2)] {
+        for (m, k, n) in [
+            (1, 1, 1),
+            (3, 5, 7),
+            (17, 1, 2),
+            (65, 32, 65),
+            (130, 97, 101),
+            (4, 0, 3),
+            (0, 3, 2),
+        ] {
             let (a, b) = (numbers(m * k), numbers(k * n));
             for transposed in [(false, false), (true, false), (false, true), (true, true)] {
                 let left = match transposed.0 {

@@ -12,6 +12,8 @@ mod linear;
 mod norm;
 mod slices;
 mod tensors;
+#[cfg(test)]
+mod tests;
 mod update;
 mod vector;
 
@@ -363,7 +365,11 @@ pub fn attention(form: Attention, packed: Tensor<2>, bias: Option<Tensor<4>>) ->
 /// constants.
 pub fn soft_cross_entropy(form: SoftTargets, logits: Tensor<2>, targets: Vec<Tensor<2>>) -> Tensor<2> {
     let mut tensors = vec![logits.into_dispatch()];
-    tensors.extend(targets.into_iter().map(|targets| targets.without_autodiff().into_dispatch()));
+    tensors.extend(
+        targets
+            .into_iter()
+            .map(|targets| targets.without_autodiff().into_dispatch()),
+    );
     Tensor::from_dispatch(<Dispatch as Kernels>::soft_cross_entropy(form, Tensors(tensors)))
 }
 
@@ -396,7 +402,12 @@ pub fn adamw(
     if n == 0 {
         return Default::default();
     }
-    let tensors = gathered(weights.into_iter().chain(moments.into_iter().flatten()).chain(gradients));
+    let tensors = gathered(
+        weights
+            .into_iter()
+            .chain(moments.into_iter().flatten())
+            .chain(gradients),
+    );
     let updated = <Dispatch as Kernels>::adamw(steps, tensors);
     let mut updated = updated.into_iter().map(Tensor::from_dispatch);
     std::array::from_fn(|_| updated.by_ref().take(n).collect())

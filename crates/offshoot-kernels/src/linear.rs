@@ -19,7 +19,7 @@ use crate::gemm::{Matrix, Threads, note, product};
 use crate::norm::Norm;
 use crate::slices::{all_f32, contiguous, tensor, values};
 use crate::tensors::Tensors;
-use crate::vector::{vectorised, add_up, arch, build, build_pieces, copied, dot, rows_of, with_scratch, zeroed};
+use crate::vector::{add_up, arch, build, build_pieces, copied, dot, rows_of, vectorised, with_scratch, zeroed};
 
 /// What a linear layer does to its input first.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -139,12 +139,12 @@ fn turned(weight: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
         let first = i * TILE;
         let out = zeroed(blank);
         vectorised!(arch, {
-                for (o, row) in weight.chunks_exact(inputs).enumerate() {
-                    for (k, &value) in row[first..(first + TILE).min(inputs)].iter().enumerate() {
-                        out[k * outputs + o] = value;
-                    }
+            for (o, row) in weight.chunks_exact(inputs).enumerate() {
+                for (k, &value) in row[first..(first + TILE).min(inputs)].iter().enumerate() {
+                    out[k * outputs + o] = value;
                 }
-            });
+            }
+        });
         out
     })
 }
@@ -184,19 +184,22 @@ pub(crate) fn forward(form: Form, tensors: Vec<FloatTensor<Flex>>) -> FloatTenso
         let y = match form.entry {
             Entry::Plain => product(blank, Matrix::new(x, n, inputs), weight, Threads::One),
             _ => with_scratch(n * inputs, |entered| {
-                vectorised!(arch, match form.norm() {
+                vectorised!(
+                    arch,
+                    match form.norm() {
                         Some(norm) => norm.forward(x, scale.unwrap_or_default(), shift, entered),
                         None => gelu::values(x, entered),
-                    });
+                    }
+                );
                 product(blank, Matrix::new(entered, n, inputs), weight, Threads::One)
             }),
         };
         vectorised!(arch, {
-                for (r, y) in y.chunks_exact_mut(outputs.max(1)).enumerate() {
-                    let residual = residual.map(|residual| &residual[(first + r) * outputs..][..outputs]);
-                    leave(y, bias, layer_scale, residual);
-                }
-            });
+            for (r, y) in y.chunks_exact_mut(outputs.max(1)).enumerate() {
+                let residual = residual.map(|residual| &residual[(first + r) * outputs..][..outputs]);
+                leave(y, bias, layer_scale, residual);
+            }
+        });
         y
     });
     tensor(y, [rows, outputs])
@@ -277,40 +280,37 @@ pub(crate) fn backward(
             [sums, inner * n, usize::from(entered_again) * n]
         })
         .collect();
-    let [sums_of_blocks, dx, entered] = build_pieces(
-        &sizes,
-        |i, [sums, dx, entered]| {
-            let first = i * block;
-            let n = block.min(rows - first);
-            let x = &x[first * inputs..][..n * inputs];
-            let dy = &dy[first * outputs..][..n * outputs];
-            let dx = match inner {
-                0 => zeroed(dx),
-                _ => product(dx, Matrix::new(dy, n, outputs), scaled, Threads::One),
-            };
-            let entered = zeroed(entered);
-            let sums = zeroed(sums);
-            vectorised!(arch, {
-                    let (columns, norm_sums) = sums.split_at_mut(outputs);
-                    for dy in dy.chunks_exact(outputs.max(1)) {
-                        for (sum, dy) in columns.iter_mut().zip(dy) {
-                            *sum += dy;
-                        }
-                    }
-                    let again = entered_again.then_some(&mut *entered);
-                    match (form.entry, norm) {
-                        (_, Some(norm)) => {
-                            let weights = (scale.unwrap_or_default(), shift);
-                            norm.backward(x, weights, dx, norm_sums.split_at_mut(inputs), again);
-                        }
-                        (Entry::Gelu, _) if inner == 1 => gelu::gradient(x, dx, again),
-                        (Entry::Gelu, _) => again.into_iter().for_each(|again| gelu::values(x, again)),
-                        _ => {}
-                    }
-                });
-            [sums, dx, entered]
-        },
-    );
+    let [sums_of_blocks, dx, entered] = build_pieces(&sizes, |i, [sums, dx, entered]| {
+        let first = i * block;
+        let n = block.min(rows - first);
+        let x = &x[first * inputs..][..n * inputs];
+        let dy = &dy[first * outputs..][..n * outputs];
+        let dx = match inner {
+            0 => zeroed(dx),
+            _ => product(dx, Matrix::new(dy, n, outputs), scaled, Threads::One),
+        };
+        let entered = zeroed(entered);
+        let sums = zeroed(sums);
+        vectorised!(arch, {
+            let (columns, norm_sums) = sums.split_at_mut(outputs);
+            for dy in dy.chunks_exact(outputs.max(1)) {
+                for (sum, dy) in columns.iter_mut().zip(dy) {
+                    *sum += dy;
+                }
+            }
+            let again = entered_again.then_some(&mut *entered);
+            match (form.entry, norm) {
+                (_, Some(norm)) => {
+                    let weights = (scale.unwrap_or_default(), shift);
+                    norm.backward(x, weights, dx, norm_sums.split_at_mut(inputs), again);
+                }
+                (Entry::Gelu, _) if inner == 1 => gelu::gradient(x, dx, again),
+                (Entry::Gelu, _) => again.into_iter().for_each(|again| gelu::values(x, again)),
+                _ => {}
+            }
+        });
+        [sums, dx, entered]
+    });
     let sums = add_up(&sums_of_blocks, sums);
     let (columns, norm_sums) = sums.split_at(outputs);
     let mut gradients = Vec::new();
@@ -366,13 +366,15 @@ fn rows_scaled(weight: &[f32], inputs: usize, factors: &[f32]) -> Vec<f32> {
 /// Multiplies the rows of `d_weight` by `factors`, and gives the product of each row with that of `weight` before.
 fn scale_rows(d_weight: &mut [f32], weight: &[f32], inputs: usize, factors: &[f32]) -> Vec<f32> {
     let arch = arch();
-    let rows = d_weight.chunks_exact_mut(inputs.max(1)).zip(weight.chunks_exact(inputs.max(1)));
+    let rows = d_weight
+        .chunks_exact_mut(inputs.max(1))
+        .zip(weight.chunks_exact(inputs.max(1)));
     let along = rows.zip(factors).map(|((row, weight), factor)| {
         vectorised!(arch, {
-                let along = dot(row, weight);
-                row.iter_mut().for_each(|value| *value *= factor);
-                along
-            })
+            let along = dot(row, weight);
+            row.iter_mut().for_each(|value| *value *= factor);
+            along
+        })
     });
     along.collect()
 }
@@ -394,7 +396,11 @@ fn row<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
 
 /// `(x - mean) / deviation` by row, and `1 / deviation`.
 fn plain_norm<B: Backend>(norm: Norm, x: FloatTensor<B>) -> (FloatTensor<B>, FloatTensor<B>) {
-    let x = if norm.centred { B::float_sub(x.clone(), B::float_mean_dim(x, 1)) } else { x };
+    let x = if norm.centred {
+        B::float_sub(x.clone(), B::float_mean_dim(x, 1))
+    } else {
+        x
+    };
     let variance = B::float_mean_dim(B::float_mul(x.clone(), x.clone()), 1);
     let factor = B::float_recip(B::float_sqrt(B::float_add_scalar(variance, norm.epsilon.into())));
     (B::float_mul(x, factor.clone()), factor)

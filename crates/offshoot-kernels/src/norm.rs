@@ -16,7 +16,11 @@ impl Norm {
     #[inline(always)]
     fn statistics(self, row: &[f32]) -> (f32, f32) {
         let n = row.len() as f32;
-        let mean = if self.centred { sum_of(row.len(), |i| row[i]) / n } else { 0.0 };
+        let mean = if self.centred {
+            sum_of(row.len(), |i| row[i]) / n
+        } else {
+            0.0
+        };
         let variance = sum_of(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / n;
         (mean, 1.0 / (variance + self.epsilon).sqrt())
     }

@@ -20,7 +20,11 @@ pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
 /// The elements of a tensor for writing: its own memory where nothing else holds it, a copy otherwise.
 pub(crate) fn owned(tensor: FlexTensor) -> FlexTensor {
     let whole = tensor.as_slice::<f32>().map(<[f32]>::len) == Some(tensor.storage::<f32>().len());
-    if whole { tensor } else { FlexTensor::from_data(tensor.into_data()) }
+    if whole {
+        tensor
+    } else {
+        FlexTensor::from_data(tensor.into_data())
+    }
 }
 
 /// A tensor of these elements.
@@ -30,5 +34,7 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
 
 /// Whether all of them hold 32-bit floats: the kernels know no others.
 pub(crate) fn all_f32<'a>(tensors: impl IntoIterator<Item = &'a FlexTensor>) -> bool {
-    tensors.into_iter().all(|tensor| TensorMetadata::dtype(tensor) == DType::F32)
+    tensors
+        .into_iter()
+        .all(|tensor| TensorMetadata::dtype(tensor) == DType::F32)
 }

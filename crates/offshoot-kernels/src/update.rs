@@ -54,7 +54,11 @@ pub(crate) fn adamw(steps: &[AdamStep], mut tensors: Vec<FloatTensor<Flex>>) -> 
             .zip(gradients.iter().zip(steps))
             .flat_map(|(((w, m), v), (gradient, step))| {
                 let gradient = values(gradient).chunks(PIECE);
-                w.into_iter().zip(m).zip(v).zip(gradient).map(move |piece| (piece, *step))
+                w.into_iter()
+                    .zip(m)
+                    .zip(v)
+                    .zip(gradient)
+                    .map(move |piece| (piece, *step))
             })
             .collect();
         work.into_par_iter().for_each(|((((w, m), v), g), step)| {

@@ -136,7 +136,10 @@ pub(crate) type Blank = [MaybeUninit<f32>];
 pub(crate) fn zeroed(blank: &mut Blank) -> &mut [f32] {
     blank.fill(MaybeUninit::new(0.0));
     // SAFETY: every element was just written.
-    #[allow(unsafe_code, reason = "the standard library has no stable call for a slice that was written")]
+    #[allow(
+        unsafe_code,
+        reason = "the standard library has no stable call for a slice that was written"
+    )]
     unsafe {
         &mut *(std::ptr::from_mut(blank) as *mut [f32])
     }
@@ -149,7 +152,10 @@ pub(crate) fn copied<'a>(blank: &'a mut Blank, values: &[f32]) -> &'a mut [f32] 
         to.write(*from);
     }
     // SAFETY: every element was just written.
-    #[allow(unsafe_code, reason = "the standard library has no stable call for a slice that was written")]
+    #[allow(
+        unsafe_code,
+        reason = "the standard library has no stable call for a slice that was written"
+    )]
     unsafe {
         &mut *(std::ptr::from_mut(blank) as *mut [f32])
     }
@@ -242,7 +248,10 @@ pub(crate) fn update(values: &mut [f32], work: impl Fn(usize, &mut [f32]) + Sync
     if values.len() <= PIECE {
         run(0, values);
     } else {
-        values.par_chunks_mut(PIECE).enumerate().for_each(|(i, piece)| run(i, piece));
+        values
+            .par_chunks_mut(PIECE)
+            .enumerate()
+            .for_each(|(i, piece)| run(i, piece));
     }
 }
 
