@@ -26,6 +26,8 @@ struct Case {
     plain: Run,
     /// Size of the terms that cancel in the results, where those can be smaller than what they are differences of.
     floor: f32,
+    /// Whether an infinity never stands where the plain operations have NaN, nor the other way round.
+    apart: bool,
 }
 
 impl Case {
@@ -140,6 +142,7 @@ fn linear(form: Form, [rows, inputs, outputs]: [usize; 3], seed: u64) -> Case {
         kernel: run(true),
         plain: run(false),
         floor: 1.0,
+        apart: !form.layer_scale,
     }
 }
 
@@ -199,6 +202,7 @@ fn attention(form: Attention, groups: usize, seed: u64) -> Case {
         kernel: run(true),
         plain: run(false),
         floor: 1.0,
+        apart: true,
     }
 }
 
@@ -246,6 +250,7 @@ fn soft_cross_entropy([rows, columns, sets, own]: [usize; 4], temperature: f64, 
         kernel: run(true),
         plain: run(false),
         floor: (0.1 / temperature) as f32,
+        apart: false,
     }
 }
 
@@ -262,6 +267,7 @@ fn unary(
         kernel: Box::new(move |mut all| vec![kernel(all.remove(0))]),
         plain: Box::new(move |mut all| vec![plain(all.remove(0))]),
         floor: 0.0,
+        apart: true,
     }
 }
 
@@ -301,6 +307,7 @@ fn gelu(shape: &[usize], seed: u64) -> Case {
             ]
         }),
         floor: 1.0,
+        apart: true,
     }
 }
 
@@ -333,6 +340,7 @@ fn adamw(sizes: &[usize], seed: u64) -> Case {
         kernel: Box::new(move |all| Flex::adamw(steps.clone(), Tensors(all))),
         plain: Box::new(move |all| crate::update::plain_adamw::<Flex>(&plain_steps, all)),
         floor: 0.0,
+        apart: true,
     }
 }
 
@@ -344,6 +352,7 @@ fn square_sums(sizes: &[usize], seed: u64) -> Case {
         kernel: Box::new(|all| vec![Flex::square_sums(Tensors(all))]),
         plain: Box::new(|all| vec![crate::update::plain_square_sums::<Flex>(all)]),
         floor: 0.0,
+        apart: true,
     }
 }
 
@@ -356,6 +365,7 @@ fn average(sizes: &[usize], seed: u64) -> Case {
         kernel: Box::new(|all| Flex::average(0.99, Tensors(all))),
         plain: Box::new(|all| crate::update::plain_average::<Flex>(0.99, all)),
         floor: 0.0,
+        apart: true,
     }
 }
 

@@ -77,7 +77,8 @@ proptest! {
         seed: u64,
     ) {
         tempered_softmax([rows, columns], 0.07, seed).agrees(1e-5);
-        tempered_softmax([rows.min(9), 170 * columns], 0.07, seed).agrees(1e-5);
+        // The plain operation sums one after the other, which costs it digits in long rows.
+        tempered_softmax([rows.min(9), 170 * columns], 0.07, seed).agrees(5e-5);
     }
 
     #[test]
