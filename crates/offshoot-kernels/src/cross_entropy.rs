@@ -250,7 +250,7 @@ fn scaled_sinkhorn(x: &[f32], [rows, columns]: [usize; 2], temperature: f64, rou
                 sums.fill(0.0);
                 for q in q.chunks_exact_mut(columns) {
                     let sum = dot(q, of_columns);
-                    if !(sum >= least) {
+                    if sum < least || sum.is_nan() {
                         lost.store(true, Ordering::Relaxed);
                     }
                     let of_row = 1.0 / (sum * rows as f32);
