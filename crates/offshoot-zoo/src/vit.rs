@@ -65,14 +65,7 @@ impl VitNetwork {
 
     /// One branch of a block on `x`, `[rows, width]`: attention over `sequences` (0) or the feed-forward layer (1), up to its last
     /// layer and what goes into that, so that the residual can be added within it.
-    fn branch(
-        &self,
-        weights: &Weights,
-        block: &str,
-        branch: usize,
-        sequences: Vec<(usize, usize)>,
-        x: Tensor<2>,
-    ) -> (Linear, Tensor<2>) {
+    fn branch(&self, weights: &Weights, block: &str, branch: usize, sequences: Vec<(usize, usize)>, x: Tensor<2>) -> (Linear, Tensor<2>) {
         let vector = |leaf: &str| weights.tensor::<1>(&format!("{block}.{leaf}"));
         let layer = |leaf: &str| {
             Linear::new(weights.tensor(&format!("{block}.{leaf}.weight"))).bias(vector(&format!("{leaf}.bias")))
