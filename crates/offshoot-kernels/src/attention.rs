@@ -560,8 +560,11 @@ fn probabilities<B: Backend>(
     B::softmax(scores, 3)
 }
 
+/// Rows of a run of sequences, their number, and tokens of each.
+type RowsOf<B> = (FloatTensor<B>, usize, usize);
+
 /// Each run of sequences of equal length: its rows in `x`, their number, sequences and tokens.
-fn runs<B: Backend>(form: &Attention, x: &FloatTensor<B>) -> Vec<(FloatTensor<B>, usize, usize)> {
+fn runs<B: Backend>(form: &Attention, x: &FloatTensor<B>) -> Vec<RowsOf<B>> {
     let mut first = 0;
     let run = |&(count, tokens): &(usize, usize)| {
         let rows = slice::<B>(x.clone(), 0, first, count * tokens);
@@ -598,7 +601,7 @@ pub(crate) fn plain_backward<B: Backend>(
         .into_iter()
         .zip(runs::<B>(&form, &gradient));
     let one =
-        |((rows, count, tokens), (d_out, ..)): ((FloatTensor<B>, usize, usize), (FloatTensor<B>, usize, usize))| {
+        |((rows, count, tokens), (d_out, ..)): (RowsOf<B>, RowsOf<B>)| {
             let [q, k, v] = unpacked::<B>(&form, rows, count, tokens);
             let d_out = B::float_reshape(d_out, Shape::new([count, tokens, heads, dim]));
             let d_out = B::float_swap_dims(d_out, 1, 2);

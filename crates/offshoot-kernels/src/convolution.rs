@@ -463,7 +463,7 @@ impl Layout {
             let sums = zeroed(blank);
             vectorised!(arch, {
                 for (sum, dy) in sums.iter_mut().zip(dy[image * outputs * plane..].chunks_exact(plane)) {
-                    *sum = sum_of(plane, |i| dy[i]);
+                    *sum = sum_of(dy, #[inline(always)] |x| x);
                 }
             });
             sums

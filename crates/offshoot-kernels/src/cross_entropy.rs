@@ -1,12 +1,13 @@
 //! Cross-entropy against dense targets, softmax, and Sinkhorn-Knopp: passes over rows of prototypes that keep no logarithms.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata};
 use burn::tensor::{Shape, TensorData};
 use rayon::prelude::*;
@@ -57,14 +58,7 @@ fn soften(logits: &[f32], factor: f32, out: &mut [f32]) -> (f32, f32) {
     for (y, &x) in out.iter_mut().zip(logits) {
         *y = exp_negative(x.mul_add(factor, -most));
     }
-    (
-        most,
-        sum_of(
-            out,
-            #[inline(always)]
-            |x| x,
-        ),
-    )
+    (most, sum_of(out, #[inline(always)] |x| x))
 }
 
 /// [`Kernels::soft_cross_entropy`] on the CPU.
@@ -93,12 +87,7 @@ pub(crate) fn forward(form: SoftTargets, tensors: Vec<FloatTensor<Flex>>) -> Flo
                     for (s, loss) in losses.iter_mut().enumerate() {
                         if let Some(targets) = form.of(&targets, s, r, columns) {
                             // Row by row around its own normaliser, so that no digits are lost to large logits.
-                            *loss = sum_pairs(
-                                targets,
-                                logits,
-                                #[inline(always)]
-                                |t, x| t * (normaliser - x * factor),
-                            );
+                            *loss = sum_pairs(targets, logits, #[inline(always)] |t, x| t * (normaliser - x * factor));
                         }
                     }
                 }
@@ -137,24 +126,23 @@ pub(crate) fn backward(
                     let r = i * piece + j;
                     let (_, sum) = soften(logits, factor, scratch);
                     logits.fill(0.0);
-                    let mut mass = 0.0;
+                    let (mut mass, mut asked) = (0.0, false);
                     for s in 0..form.rows.len() {
                         if let Some(targets) = form.of(&targets, s, r, columns) {
+                            asked = true;
                             let weight = gradient[s * rows + r] * factor;
-                            mass += weight
-                                * sum_of(
-                                    targets,
-                                    #[inline(always)]
-                                    |t| t,
-                                );
+                            mass += weight * sum_of(targets, #[inline(always)] |t| t);
                             for (d, target) in logits.iter_mut().zip(targets) {
                                 *d = (-weight).mul_add(*target, *d);
                             }
                         }
                     }
-                    let share = mass / sum;
-                    for (d, p) in logits.iter_mut().zip(&*scratch) {
-                        *d = share.mul_add(*p, *d);
+                    // A row without targets has no gradient, whatever is in it.
+                    if asked {
+                        let share = mass / sum;
+                        for (d, p) in logits.iter_mut().zip(&*scratch) {
+                            *d = share.mul_add(*p, *d);
+                        }
                     }
                 }
             });
@@ -195,22 +183,39 @@ pub(crate) fn softmax(logits: FloatTensor<Flex>, temperature: f64) -> FloatTenso
     tensor(out, [rows, columns])
 }
 
+/// What [`exp_negative`] leaves out of a sum of elements times factors, in units of the sum of the factors: twice `exp(-87)`, once
+/// for the elements and once for the first factors of the rows, and room for seven digits. Sums below it do not go either, so
+/// that no product with a factor is too small.
+const LEAST: f32 = 3.3e-38 * 1e7;
+
 /// [`Kernels::sinkhorn`] on the CPU: the matrix of exponentials is written once, and the rounds only change a factor for each
 /// row and one for each column. A round reads the matrix once.
+///
+/// Logits so far apart that a sum would lose digits to elements too small to be represented, such as those of a whole column,
+/// go by the plain operations, which keep logarithms.
 pub(crate) fn sinkhorn(logits: FloatTensor<Flex>, temperature: f64, rounds: usize) -> FloatTensor<Flex> {
     let [rows, columns] = logits.shape().dims();
     if !all_f32([&logits]) || rounds == 0 || rows * columns == 0 {
         return plain_sinkhorn::<Flex>(logits, temperature, rounds);
     }
     let logits = contiguous(logits);
-    let (x, factor) = (values(&logits), (1.0 / temperature) as f32);
+    match scaled_sinkhorn(values(&logits), [rows, columns], temperature, rounds) {
+        Some(q) => tensor(q, [rows, columns]),
+        None => plain_sinkhorn::<Flex>(logits, temperature, rounds),
+    }
+}
+
+/// [`sinkhorn`] by factors; none if a sum would lose digits, or is NaN.
+fn scaled_sinkhorn(x: &[f32], [rows, columns]: [usize; 2], temperature: f64, rounds: usize) -> Option<Vec<f32>> {
+    let factor = (1.0 / temperature) as f32;
     let arch = arch();
-    // A few blocks of rows, each with sums of its own over its columns.
+    // A few blocks of rows, each with sums of its own over its columns, and the sum of its rows' factors.
     let block = rows.div_ceil(16);
     let blocks = rows.div_ceil(block);
     let most = vectorised!(arch, largest(x)) * factor;
+    let width = columns + 1;
     let sizes: Vec<[usize; 2]> = (0..blocks)
-        .map(|b| [block.min(rows - b * block) * columns, columns])
+        .map(|b| [block.min(rows - b * block) * columns, width])
         .collect();
     // Each row is taken above its own maximum, so that none becomes nothing but zeros; what that leaves out is its first factor.
     let [mut q, mut sums] = build_pieces(&sizes, |b, [q, sums]| {
@@ -219,38 +224,55 @@ pub(crate) fn sinkhorn(logits: FloatTensor<Flex>, temperature: f64, rounds: usiz
             let x = &x[b * block * columns..][..q.len()];
             for (x, q) in x.chunks_exact(columns).zip(q.chunks_exact_mut(columns)) {
                 let (own, _) = soften(x, factor, q);
-                add_row(sums, q, exp_negative(own - most));
+                add_row(&mut sums[..columns], q, exp_negative(own - most));
+                // A first factor may itself have been too small.
+                sums[columns] += 1.0;
             }
         });
         [q, sums]
     });
+    let lost = AtomicBool::new(false);
     for round in 1..=rounds {
-        let mut of_columns = add_up(&sums, columns);
+        let mut of_columns = add_up(&sums, width);
+        let of_rows = of_columns.pop().expect("a sum of factors");
+        // Not `<`, so that NaN is found too.
+        if !of_columns.iter().all(|&sum| sum >= LEAST * of_rows.max(1.0)) {
+            return None;
+        }
         for sum in &mut of_columns {
             *sum = 1.0 / (*sum * columns as f32);
         }
+        let least = LEAST * sum_of(&of_columns, |x| x).max(1.0);
         let of_columns = &of_columns;
         let last = round == rounds;
         let work = |(q, sums): (&mut [f32], &mut [f32])| {
             vectorised!(arch, {
                 sums.fill(0.0);
                 for q in q.chunks_exact_mut(columns) {
-                    let of_row = 1.0 / (dot(q, of_columns) * rows as f32);
+                    let sum = dot(q, of_columns);
+                    if sum < least || sum.is_nan() {
+                        lost.store(true, Ordering::Relaxed);
+                    }
+                    let of_row = 1.0 / (sum * rows as f32);
                     if last {
                         for (q, of_column) in q.iter_mut().zip(of_columns) {
                             *q *= of_row * rows as f32 * of_column;
                         }
                     } else {
-                        add_row(sums, q, of_row);
+                        add_row(&mut sums[..columns], q, of_row);
+                        sums[columns] += of_row;
                     }
                 }
             });
         };
         q.par_chunks_mut(block * columns)
-            .zip(sums.par_chunks_mut(columns))
+            .zip(sums.par_chunks_mut(width))
             .for_each(work);
+        if lost.load(Ordering::Relaxed) {
+            return None;
+        }
     }
-    tensor(q, [rows, columns])
+    Some(q)
 }
 
 /// `sums += factor * row`.
@@ -261,14 +283,16 @@ fn add_row(sums: &mut [f32], row: &[f32], factor: f32) {
     }
 }
 
-/// The rows of a set's targets that the rows of the logits are compared with, and 0 or 1 for each as `[rows, 1]`.
-fn picked<B: Backend>(asked: &[Option<u32>], targets: FloatTensor<B>) -> (FloatTensor<B>, FloatTensor<B>) {
+/// The rows of a set's targets that the rows of the logits are compared with, any where there are none, and which those are, as
+/// `[rows, 1]`. Nothing if all are.
+fn picked<B: Backend>(asked: &[Option<u32>], targets: FloatTensor<B>) -> Option<(FloatTensor<B>, BoolTensor<B>)> {
+    let any = i64::from(*asked.iter().flatten().next()?);
     let device = targets.device();
-    let rows: Vec<i64> = asked.iter().map(|row| i64::from(row.unwrap_or(0))).collect();
-    let there: Vec<f32> = asked.iter().map(|row| f32::from(u8::from(row.is_some()))).collect();
+    let rows: Vec<i64> = asked.iter().map(|row| row.map_or(any, i64::from)).collect();
+    let without: Vec<bool> = asked.iter().map(Option::is_none).collect();
     let rows = B::int_from_data(TensorData::new(rows, [asked.len()]), &device);
-    let there = B::float_from_data(TensorData::new(there, [asked.len(), 1]), &device);
-    (B::float_select(targets, 0, rows), there)
+    let without = B::bool_from_data(TensorData::new(without, [asked.len(), 1]), &device);
+    Some((B::float_select(targets, 0, rows), without))
 }
 
 /// [`Kernels::soft_cross_entropy`] in plain operations.
@@ -276,13 +300,24 @@ pub(crate) fn plain<B: Backend>(form: SoftTargets, tensors: Vec<FloatTensor<B>>)
     let mut tensors = tensors.into_iter();
     let logits = tensors.next().expect("logits");
     let [rows, _] = logits.shape().dims();
-    let log_p = B::log_softmax(B::float_div_scalar(logits, form.temperature.into()), 1);
+    let log_p = B::log_softmax(B::float_div_scalar(logits.clone(), form.temperature.into()), 1);
     let one = |(asked, targets): (&Vec<Option<u32>>, FloatTensor<B>)| {
-        let (targets, there) = picked::<B>(asked, targets);
-        let losses = B::float_neg(B::float_sum_dim(B::float_mul(targets, log_p.clone()), 1));
-        B::float_reshape(B::float_mul(losses, there), Shape::new([1, rows]))
+        let losses = match picked::<B>(asked, targets) {
+            Some((targets, without)) => {
+                let losses = B::float_neg(B::float_sum_dim(B::float_mul(targets, log_p.clone()), 1));
+                // Not by a factor of 0, which would keep a NaN.
+                B::float_mask_fill(losses, without, 0.0.into())
+            }
+            None => zeros::<B>(&logits, Shape::new([rows, 1])),
+        };
+        B::float_reshape(losses, Shape::new([1, rows]))
     };
     B::float_cat(form.rows.iter().zip(tensors).map(one).collect(), 0)
+}
+
+/// Zeros on the device of `like`.
+fn zeros<B: Backend>(like: &FloatTensor<B>, shape: Shape) -> FloatTensor<B> {
+    B::float_zeros(shape, &like.device(), like.dtype().into())
 }
 
 /// [`Kernels::soft_cross_entropy_backward`] in plain operations.
@@ -293,21 +328,21 @@ pub(crate) fn plain_backward<B: Backend>(
 ) -> FloatTensor<B> {
     let mut tensors = tensors.into_iter();
     let logits = tensors.next().expect("logits");
-    let [rows, _] = logits.shape().dims();
+    let [rows, columns] = logits.shape().dims();
+    let mut sum = zeros::<B>(&logits, Shape::new([rows, columns]));
     let p = plain_softmax::<B>(logits, form.temperature);
-    let mut sum: Option<FloatTensor<B>> = None;
     for (s, (asked, targets)) in form.rows.iter().zip(tensors).enumerate() {
-        let (targets, there) = picked::<B>(asked, targets);
+        let Some((targets, without)) = picked::<B>(asked, targets) else {
+            continue;
+        };
         let weight = B::float_slice(gradient.clone(), &[(s..s + 1).into(), (0..rows).into()]);
-        let weight = B::float_mul(B::float_reshape(weight, Shape::new([rows, 1])), there);
+        let weight = B::float_reshape(weight, Shape::new([rows, 1]));
         let mass = B::float_sum_dim(targets.clone(), 1);
         let change = B::float_mul(B::float_sub(B::float_mul(p.clone(), mass), targets), weight);
-        sum = Some(match sum {
-            None => change,
-            Some(sum) => B::float_add(sum, change),
-        });
+        let without = B::bool_expand(without, Shape::new([rows, columns]));
+        sum = B::float_add(sum, B::float_mask_fill(change, without, 0.0.into()));
     }
-    B::float_div_scalar(sum.expect("a set of targets"), form.temperature.into())
+    B::float_div_scalar(sum, form.temperature.into())
 }
 
 /// [`Kernels::tempered_softmax`] in plain operations.
@@ -315,25 +350,21 @@ pub(crate) fn plain_softmax<B: Backend>(logits: FloatTensor<B>, temperature: f64
     B::softmax(B::float_div_scalar(logits, temperature.into()), 1)
 }
 
-/// [`Kernels::sinkhorn`] in plain operations.
+/// [`Kernels::sinkhorn`] in plain operations, on logarithms: `exp(logits / temperature)` overflows above 88, and under its
+/// largest element whole columns may be nothing but zeros.
 pub(crate) fn plain_sinkhorn<B: Backend>(logits: FloatTensor<B>, temperature: f64, rounds: usize) -> FloatTensor<B> {
     let [rows, columns] = logits.shape().dims();
     if rows * columns == 0 {
         return logits;
     }
-    let scaled = B::float_div_scalar(logits, temperature.into());
-    let most = B::float_reshape(B::float_max(scaled.clone()), Shape::new([1, 1]));
-    // exp overflows above 88; the largest logit is subtracted, which the normalisation below cancels.
-    let q = B::float_exp(B::float_sub(scaled, most));
-    let sum = B::float_reshape(B::float_sum(q.clone()), Shape::new([1, 1]));
-    let mut q = B::float_div(q, sum);
-    for _ in 0..rounds {
-        let sums = B::float_sum_dim(q.clone(), 0);
-        q = B::float_div_scalar(B::float_div(q, sums), columns.into());
-        let sums = B::float_sum_dim(q.clone(), 1);
-        q = B::float_div_scalar(B::float_div(q, sums), rows.into());
+    let log_q = B::float_div_scalar(logits, temperature.into());
+    if rounds == 0 {
+        let q = B::softmax(B::float_reshape(log_q, Shape::new([1, rows * columns])), 1);
+        return B::float_mul_scalar(B::float_reshape(q, Shape::new([rows, columns])), rows.into());
     }
-    B::float_mul_scalar(q, rows.into())
+    // The sums that columns and rows are made to have are the same for all, so the rounds can make them 1.
+    let q = (0..rounds).fold(log_q, |log_q, _| B::log_softmax(B::log_softmax(log_q, 0), 1));
+    B::float_exp(q)
 }
 
 /// What the gradient needs of the forward pass.

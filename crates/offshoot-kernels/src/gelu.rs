@@ -71,6 +71,10 @@ pub(crate) fn gradient(x: &[f32], gradient: &mut [f32], out: Option<&mut [f32]>)
 }
 
 /// [`Kernels::exact_gelu`] on the CPU.
+#[expect(
+    clippy::redundant_closure,
+    reason = "a function as such is not inlined into the vectorised loop"
+)]
 pub(crate) fn forward(x: FloatTensor<Flex>) -> FloatTensor<Flex> {
     if !all_f32([&x]) {
         return Flex::gelu(x);

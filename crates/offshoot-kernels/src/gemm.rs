@@ -49,12 +49,6 @@ impl<'a> Matrix<'a> {
             strides: (self.strides.1, self.strides.0),
         }
     }
-
-    /// `count` rows from `first`.
-    pub(crate) fn rows(self, first: usize, count: usize) -> Self {
-        let start = (first * self.strides.0).min(self.values.len());
-        Self::strided(&self.values[start..], (count, self.size.1), self.strides)
-    }
 }
 
 /// Threads of one product.
@@ -82,7 +76,8 @@ pub(crate) fn product<'o>(out: &'o mut Blank, a: Matrix<'_>, b: Matrix<'_>, thre
 }
 
 /// Adds `a b` to `out`, row by row.
-pub(crate) fn add_product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
+#[cfg(test)]
+fn add_product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
     let (size, columns) = (out.len(), b.size.1);
     // SAFETY: `out` is exclusive memory for all elements of the product, with values in it.
     #[allow(unsafe_code, reason = "the crate takes pointers")]

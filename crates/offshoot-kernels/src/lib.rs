@@ -2,7 +2,12 @@
 //!
 //! An operation is here because a profile asked for it; what it bought is in `docs/log`. [`Kernels`] is an extension of the
 //! tensor library's backends: the CPU backend has its own code, every other backend the plain operations of the trait's
-//! defaults, and gradients are written once for all of them. Results do not depend on the number of threads.
+//! defaults, and gradients are written once for all of them. Results depend neither on the number of threads nor on the vector
+//! instructions, in no bit.
+//!
+//! NaN and infinities come out of the kernels where they come out of the plain operations. Two gradients only promise to be not
+//! finite in the same places, infinity for NaN or the other way round, as they sum in another order: those of
+//! [`fused_linear`](Kernels::fused_linear) with a LayerScale, and of [`soft_cross_entropy`](Kernels::soft_cross_entropy).
 
 mod attention;
 mod convolution;
@@ -15,6 +20,8 @@ mod next_token;
 mod norm;
 mod slices;
 mod tensors;
+#[cfg(test)]
+mod tests;
 mod update;
 mod vector;
 

@@ -53,7 +53,7 @@ pub(crate) fn forward(targets: Targets, logits: FloatTensor<Flex>) -> FloatTenso
                 if let Some(target) = targets[r] {
                     let x = &x[r * vocabulary..][..vocabulary];
                     let most = largest(x);
-                    let sum = sum_of(vocabulary, |k| exp_negative(x[k] - most));
+                    let sum = sum_of(x, #[inline(always)] |x| exp_negative(x - most));
                     // The difference first, so that no digits are lost to large logits.
                     *loss = (most - x[target as usize]) + sum.ln();
                 }
@@ -89,7 +89,7 @@ pub(crate) fn backward(
                 };
                 let most = largest(x);
                 x.iter_mut().for_each(|x| *x = exp_negative(*x - most));
-                let share = gradient[r] / sum_of(vocabulary, |k| x[k]);
+                let share = gradient[r] / sum_of(x, #[inline(always)] |x| x);
                 x.iter_mut().for_each(|p| *p *= share);
                 x[target as usize] -= gradient[r];
             }

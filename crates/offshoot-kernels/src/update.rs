@@ -28,7 +28,7 @@ pub struct AdamStep {
 }
 
 /// Pieces of the elements of several tensors at once, each with the number of its tensor.
-fn pieces<'a>(tensors: &'a mut [FloatTensor<Flex>]) -> Vec<Vec<&'a mut [f32]>> {
+fn pieces(tensors: &mut [FloatTensor<Flex>]) -> Vec<Vec<&mut [f32]>> {
     tensors
         .iter_mut()
         .map(|tensor| tensor.storage_mut::<f32>().chunks_mut(PIECE).collect())

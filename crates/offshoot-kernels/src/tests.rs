@@ -1,0 +1,433 @@
+//! Cases for the kernels of the CPU against the plain operations, and against themselves in other circumstances.
+
+mod layouts;
+mod shapes;
+mod specials;
+mod ways;
+
+use std::sync::Arc;
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::TensorData;
+
+use crate::slices::contiguous;
+use crate::{AdamStep, Attention, Entry, Form, Kernels, SoftTargets, Tensors, Wanted};
+
+type Run = Box<dyn Fn(Vec<FlexTensor>) -> Vec<FlexTensor> + Send + Sync>;
+
+/// One operation, forward and backward where it has a gradient, on inputs of given shapes.
+struct Case {
+    name: String,
+    inputs: Vec<FlexTensor>,
+    /// On the CPU's own kernel.
+    kernel: Run,
+    /// In plain operations.
+    plain: Run,
+    /// Size of the terms that cancel in the results, where those can be smaller than what they are differences of.
+    floor: f32,
+    /// Whether an infinity never stands where the plain operations have NaN, nor the other way round.
+    apart: bool,
+}
+
+impl Case {
+    /// Fails unless kernel and plain operations agree to `tolerance` of the largest element of each result.
+    fn agrees(&self, tolerance: f32) {
+        let (ours, plain) = ((self.kernel)(self.inputs.clone()), (self.plain)(self.inputs.clone()));
+        assert_eq!(ours.len(), plain.len(), "{}", self.name);
+        for (i, (ours, plain)) in ours.into_iter().zip(plain).enumerate() {
+            assert_eq!(
+                ours.layout().shape(),
+                plain.layout().shape(),
+                "{}, result {i}",
+                self.name
+            );
+            let (ours, plain) = (elements(ours), elements(plain));
+            let largest = plain.iter().fold(self.floor, |most, x| most.max(x.abs()));
+            for (e, (a, b)) in ours.iter().zip(&plain).enumerate() {
+                let equal = (a - b).abs() <= tolerance * largest || a.is_nan() && b.is_nan();
+                assert!(equal, "{}, result {i}, element {e}: {a:e} against {b:e}", self.name);
+            }
+        }
+    }
+
+    /// The bits of everything that the kernel gives, a NaN as any other.
+    fn bits(&self) -> Vec<u32> {
+        bits((self.kernel)(self.inputs.clone()))
+    }
+}
+
+fn bits(results: Vec<FlexTensor>) -> Vec<u32> {
+    let values = results.into_iter().flat_map(elements);
+    values
+        .map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() })
+        .collect()
+}
+
+fn elements(tensor: FlexTensor) -> Vec<f32> {
+    contiguous(tensor).as_slice::<f32>().unwrap().to_vec()
+}
+
+fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape))
+}
+
+/// Numbers that only depend on a seed (SplitMix64).
+#[derive(Clone)]
+struct Draw(u64);
+
+impl Draw {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// Even in `-range..range`.
+    fn tensor(&mut self, shape: &[usize], range: f32) -> FlexTensor {
+        let n = shape.iter().product();
+        let one = |draw: &mut Self| ((draw.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * range;
+        tensor((0..n).map(|_| one(self)).collect(), shape)
+    }
+}
+
+/// All of a linear layer; its gradients as well, of everything.
+fn linear(form: Form, [rows, inputs, outputs]: [usize; 3], seed: u64) -> Case {
+    let mut draw = Draw(seed);
+    let mut tensors = vec![
+        draw.tensor(&[rows, inputs], 2.0),
+        draw.tensor(&[outputs, inputs], 1.5 / (inputs.max(1) as f32).sqrt()),
+    ];
+    let norm_vectors = match form.entry {
+        Entry::Plain | Entry::Gelu => 0,
+        Entry::RmsNorm { .. } => 1,
+        Entry::LayerNorm { .. } => 2,
+    };
+    tensors.extend(form.bias.then(|| draw.tensor(&[outputs], 1.0)));
+    tensors.extend((0..norm_vectors).map(|_| draw.tensor(&[inputs], 1.5)));
+    tensors.extend(form.layer_scale.then(|| draw.tensor(&[outputs], 1.0)));
+    tensors.extend(form.residual.then(|| draw.tensor(&[rows, outputs], 1.0)));
+    tensors.push(draw.tensor(&[rows, outputs], 1.0));
+    let wanted = Wanted {
+        input: true,
+        weight: true,
+    };
+    let run = move |kernel: bool| -> Run {
+        Box::new(move |mut all| {
+            let gradient = all.pop().unwrap();
+            let y = match kernel {
+                true => Flex::fused_linear(form, Tensors(all.clone())),
+                false => crate::linear::plain::<Flex>(form, all.clone()),
+            };
+            if form.residual {
+                all.pop();
+            }
+            let gradients = match kernel {
+                true => Flex::fused_linear_backward(form, Tensors(all), gradient, wanted),
+                false => crate::linear::plain_backward::<Flex>(form, all, gradient, wanted),
+            };
+            [y].into_iter()
+                .chain(gradients.into_iter().map(Option::unwrap))
+                .collect()
+        })
+    };
+    Case {
+        name: format!("linear {form:?} of {rows} x {inputs} x {outputs}, seed {seed}"),
+        inputs: tensors,
+        kernel: run(true),
+        plain: run(false),
+        floor: 1.0,
+        apart: !form.layer_scale,
+    }
+}
+
+/// Every [`Form`] there is.
+fn forms() -> Vec<Form> {
+    // Large enough that a row of two numbers that are almost the same does not decide about all digits.
+    let epsilon = 0.01;
+    let entries = [
+        Entry::Plain,
+        Entry::Gelu,
+        Entry::LayerNorm { epsilon },
+        Entry::RmsNorm { epsilon },
+    ];
+    let form = |entry, extras: u8| Form {
+        entry,
+        bias: extras & 1 != 0,
+        layer_scale: extras & 2 != 0,
+        residual: extras & 4 != 0,
+    };
+    entries
+        .into_iter()
+        .flat_map(|entry| (0..8).map(move |extras| form(entry, extras)))
+        .collect()
+}
+
+/// Attention; `groups` of biases, or none.
+fn attention(form: Attention, groups: usize, seed: u64) -> Case {
+    let mut draw = Draw(seed);
+    let rows = form.sequences.iter().map(|(count, tokens)| count * tokens).sum();
+    let mut tensors = vec![draw.tensor(&[rows, (form.heads + 2 * form.kv_heads) * form.head_dim], 2.0)];
+    if groups > 0 {
+        let tokens = form.sequences[0].1;
+        tensors.push(draw.tensor(&[groups, form.heads, tokens, tokens], 2.0));
+    }
+    tensors.push(draw.tensor(&[rows, form.heads * form.head_dim], 1.0));
+    let name = format!("{form:?}, {groups} biases, seed {seed}");
+    let run = move |kernel: bool| -> Run {
+        let form = form.clone();
+        Box::new(move |mut all| {
+            let gradient = all.pop().unwrap();
+            let (y, gradients) = match kernel {
+                true => (
+                    Flex::fused_attention(form.clone(), Tensors(all.clone())),
+                    Flex::fused_attention_backward(form.clone(), Tensors(all), gradient),
+                ),
+                false => (
+                    crate::attention::plain::<Flex>(form.clone(), all.clone()),
+                    crate::attention::plain_backward::<Flex>(form.clone(), all, gradient),
+                ),
+            };
+            [y].into_iter().chain(gradients).collect()
+        })
+    };
+    Case {
+        name,
+        inputs: tensors,
+        kernel: run(true),
+        plain: run(false),
+        floor: 1.0,
+        apart: true,
+    }
+}
+
+/// Cross-entropy against `sets` tensors of `own` rows of targets, where every third row of logits has none.
+fn soft_cross_entropy([rows, columns, sets, own]: [usize; 4], temperature: f64, seed: u64) -> Case {
+    let mut draw = Draw(seed);
+    let asked = |draw: &mut Draw| (draw.below(3) > 0).then(|| draw.below(own) as u32);
+    let form = SoftTargets {
+        temperature,
+        rows: (0..sets)
+            .map(|_| (0..rows).map(|_| asked(&mut draw)).collect())
+            .collect::<Arc<[_]>>(),
+    };
+    let mut tensors = vec![draw.tensor(&[rows, columns], 1.0)];
+    // Rows that sum to about 1, as targets do.
+    tensors.extend((0..sets).map(|_| draw.tensor(&[own, columns], 1.0)).map(|t| {
+        let shape = t.layout().shape().clone();
+        let values = elements(t)
+            .into_iter()
+            .map(|x| x.abs() * 2.0 / columns as f32)
+            .collect();
+        FlexTensor::from_data(TensorData::new(values, shape))
+    }));
+    tensors.push(draw.tensor(&[sets, rows], 1.0));
+    let name = format!("cross-entropy of {rows} x {columns} against {sets} of {own} at {temperature}, seed {seed}");
+    let run = move |kernel: bool| -> Run {
+        let form = form.clone();
+        Box::new(move |mut all| {
+            let gradient = all.pop().unwrap();
+            match kernel {
+                true => vec![
+                    Flex::soft_cross_entropy(form.clone(), Tensors(all.clone())),
+                    Flex::soft_cross_entropy_backward(form.clone(), Tensors(all), gradient),
+                ],
+                false => vec![
+                    crate::cross_entropy::plain::<Flex>(form.clone(), all.clone()),
+                    crate::cross_entropy::plain_backward::<Flex>(form.clone(), all, gradient),
+                ],
+            }
+        })
+    };
+    Case {
+        name,
+        inputs: tensors,
+        kernel: run(true),
+        plain: run(false),
+        floor: (0.1 / temperature) as f32,
+        apart: false,
+    }
+}
+
+/// An operation of one input and one result.
+fn unary(
+    name: &str,
+    input: FlexTensor,
+    kernel: impl Fn(FlexTensor) -> FlexTensor + Send + Sync + 'static,
+    plain: impl Fn(FlexTensor) -> FlexTensor + Send + Sync + 'static,
+) -> Case {
+    Case {
+        name: format!("{name} of {:?}", input.layout().shape()),
+        inputs: vec![input],
+        kernel: Box::new(move |mut all| vec![kernel(all.remove(0))]),
+        plain: Box::new(move |mut all| vec![plain(all.remove(0))]),
+        floor: 0.0,
+        apart: true,
+    }
+}
+
+fn tempered_softmax([rows, columns]: [usize; 2], temperature: f64, seed: u64) -> Case {
+    unary(
+        "softmax",
+        Draw(seed).tensor(&[rows, columns], 1.0),
+        move |x| Flex::tempered_softmax(x, temperature),
+        move |x| crate::cross_entropy::plain_softmax::<Flex>(x, temperature),
+    )
+}
+
+fn sinkhorn([rows, columns]: [usize; 2], (range, temperature): (f32, f64), rounds: usize, seed: u64) -> Case {
+    unary(
+        &format!("{rounds} rounds of Sinkhorn-Knopp over +-{range} at {temperature}"),
+        Draw(seed).tensor(&[rows, columns], range),
+        move |x| Flex::sinkhorn(x, temperature, rounds),
+        move |x| crate::cross_entropy::plain_sinkhorn::<Flex>(x, temperature, rounds),
+    )
+}
+
+fn gelu(shape: &[usize], seed: u64) -> Case {
+    let mut draw = Draw(seed);
+    Case {
+        name: format!("GELU of {shape:?}, seed {seed}"),
+        inputs: vec![draw.tensor(shape, 6.0), draw.tensor(shape, 1.0)],
+        kernel: Box::new(|all| {
+            let [x, gradient] = all.try_into().unwrap();
+            vec![Flex::exact_gelu(x.clone()), Flex::exact_gelu_backward(x, gradient)]
+        }),
+        plain: Box::new(|all| {
+            use burn::backend::ops::ActivationOps;
+            let [x, gradient] = all.try_into().unwrap();
+            vec![
+                Flex::gelu(x.clone()),
+                <Flex as ActivationOps<Flex>>::gelu_backward(x, gradient),
+            ]
+        }),
+        floor: 1.0,
+        apart: true,
+    }
+}
+
+/// AdamW of tensors of these sizes, the second of which is to keep its weight.
+fn adamw(sizes: &[usize], seed: u64) -> Case {
+    let mut draw = Draw(seed);
+    let step = |i: usize| AdamStep {
+        beta1: 0.9,
+        beta2: 0.95 + 0.01 * i as f64,
+        gradient_scale: 0.7,
+        keep: 0.999,
+        rate: if i == 1 { 0.0 } else { 0.01 },
+        root_correction: 2.5,
+        epsilon: 1e-8,
+    };
+    let steps: Vec<_> = (0..sizes.len()).map(step).collect();
+    let plain_steps = steps.clone();
+    let mut tensors = Vec::new();
+    for kind in 0..4 {
+        for &size in sizes {
+            let drawn = draw.tensor(&[size], 1.0);
+            // Second moments are mean squares.
+            let square = |t| tensor(elements(t).into_iter().map(|x| x * x).collect(), &[size]);
+            tensors.push(if kind == 2 { square(drawn) } else { drawn });
+        }
+    }
+    Case {
+        name: format!("AdamW of {sizes:?}, seed {seed}"),
+        inputs: tensors,
+        kernel: Box::new(move |all| Flex::adamw(steps.clone(), Tensors(all))),
+        plain: Box::new(move |all| crate::update::plain_adamw::<Flex>(&plain_steps, all)),
+        floor: 0.0,
+        apart: true,
+    }
+}
+
+fn square_sums(sizes: &[usize], seed: u64) -> Case {
+    let mut draw = Draw(seed);
+    Case {
+        name: format!("squares of {sizes:?}, seed {seed}"),
+        inputs: sizes.iter().map(|&size| draw.tensor(&[size], 1.0)).collect(),
+        kernel: Box::new(|all| vec![Flex::square_sums(Tensors(all))]),
+        plain: Box::new(|all| vec![crate::update::plain_square_sums::<Flex>(all)]),
+        floor: 0.0,
+        apart: true,
+    }
+}
+
+fn average(sizes: &[usize], seed: u64) -> Case {
+    let mut draw = Draw(seed);
+    let twice = sizes.iter().chain(sizes);
+    Case {
+        name: format!("averages of {sizes:?}, seed {seed}"),
+        inputs: twice.map(|&size| draw.tensor(&[size], 1.0)).collect(),
+        kernel: Box::new(|all| Flex::average(0.99, Tensors(all))),
+        plain: Box::new(|all| crate::update::plain_average::<Flex>(0.99, all)),
+        floor: 0.0,
+        apart: true,
+    }
+}
+
+/// Sequences of different lengths in which two heads share each key and value.
+fn grouped(causal: bool) -> Attention {
+    Attention {
+        sequences: vec![(2, 5), (1, 101), (3, 1)],
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 7,
+        causal,
+    }
+}
+
+/// Windows with a bias for each of two places.
+fn windows() -> Attention {
+    Attention {
+        sequences: vec![(6, 9)],
+        heads: 3,
+        kv_heads: 3,
+        head_dim: 16,
+        causal: false,
+    }
+}
+
+/// Each operation in each form, of sizes with a remainder everywhere.
+fn all() -> Vec<Case> {
+    let mut cases: Vec<_> = forms().into_iter().map(|form| linear(form, [7, 19, 5], 1)).collect();
+    cases.extend([false, true].map(|causal| attention(grouped(causal), 0, 2)));
+    cases.extend([1, 2].map(|groups| attention(windows(), groups, 3)));
+    cases.extend([1, 2].map(|sets| soft_cross_entropy([9, 37, sets, 4], 0.1, 4)));
+    cases.push(tempered_softmax([5, 37], 0.07, 5));
+    cases.extend([1, 3].map(|rounds| sinkhorn([9, 21], (1.0, 0.05), rounds, 6)));
+    cases.push(gelu(&[5, 37], 7));
+    cases.push(adamw(&[37, 5, 1], 8));
+    cases.push(square_sums(&[37, 5, 1], 9));
+    cases.push(average(&[37, 5, 1], 10));
+    cases
+}
+
+/// Each operation of sizes that are split over threads.
+fn large() -> Vec<Case> {
+    let everything = |form: &Form| form.bias && form.layer_scale && form.residual;
+    let mut cases: Vec<_> = forms()
+        .into_iter()
+        .filter(everything)
+        .map(|form| linear(form, [1030, 67, 131], 11))
+        .collect();
+    let long = Attention {
+        sequences: vec![(3, 197), (8, 37)],
+        ..grouped(true)
+    };
+    let many = Attention {
+        sequences: vec![(64, 9)],
+        ..windows()
+    };
+    cases.extend([attention(long, 0, 12), attention(many, 2, 13)]);
+    cases.push(soft_cross_entropy([70, 1501, 2, 40], 0.1, 14));
+    cases.push(tempered_softmax([70, 1501], 0.07, 15));
+    cases.push(sinkhorn([70, 1501], (1.0, 0.05), 3, 16));
+    cases.push(gelu(&[70_001], 17));
+    let sizes = [70_001, 5, 16_385];
+    cases.extend([adamw(&sizes, 18), square_sums(&sizes, 19), average(&sizes, 20)]);
+    cases
+}
