@@ -460,7 +460,10 @@ pub fn soft_cross_entropy(form: SoftTargets, logits: Tensor<2>, targets: Vec<Ten
 pub fn next_token_cross_entropy(logits: Tensor<2>, targets: impl Into<Arc<[Option<u32>]>>) -> Tensor<1> {
     let targets = targets.into();
     next_token::check(&targets, logits.dims());
-    Tensor::from_dispatch(<Dispatch as Kernels>::next_token_cross_entropy(targets, logits.into_dispatch()))
+    Tensor::from_dispatch(<Dispatch as Kernels>::next_token_cross_entropy(
+        targets,
+        logits.into_dispatch(),
+    ))
 }
 
 /// Convolution of images of `[batch, in, height, width]` with a weight of `[out, in, window height, window width]` and a bias of
