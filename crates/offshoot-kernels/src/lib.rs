@@ -107,7 +107,7 @@ pub trait Kernels: Backend {
         next_token::plain_backward::<Self>(targets, logits, gradient)
     }
 
-    /// Convolution of images, a weight and where there is one a bias, see [`convolution`](crate::convolution).
+    /// Convolution of images, a weight and where there is one a bias, see [`convolution`](crate::convolution()).
     fn convolution(window: Window, #[extension_type] tensors: Tensors<Self>) -> FloatTensor<Self> {
         convolution::plain::<Self>(window, tensors.0)
     }
