@@ -101,7 +101,9 @@ pub(crate) fn product_in_rows(
     if rows == 0 || columns == 0 {
         return;
     }
-    let end = (rows - 1).checked_mul(stride).and_then(|last| last.checked_add(columns));
+    let end = (rows - 1)
+        .checked_mul(stride)
+        .and_then(|last| last.checked_add(columns));
     assert!(
         columns <= stride && end.is_some_and(|end| end <= out.len()),
         "{rows} rows of {columns}, {stride} apart, in {} values",
@@ -313,7 +315,13 @@ mod tests {
     #[should_panic(expected = "2 rows of 3, 4 apart, in 6 values")]
     fn rows_beyond_their_memory_are_refused() {
         let (a, b) = ([1.0; 2], [1.0; 3]);
-        product_in_rows((&mut [0.0; 6], 4), false, Matrix::new(&a, 2, 1), Matrix::new(&b, 1, 3), Threads::One);
+        product_in_rows(
+            (&mut [0.0; 6], 4),
+            false,
+            Matrix::new(&a, 2, 1),
+            Matrix::new(&b, 1, 3),
+            Threads::One,
+        );
     }
 
     #[test]

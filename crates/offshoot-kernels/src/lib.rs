@@ -116,7 +116,7 @@ pub trait Kernels: Backend {
         next_token::plain_backward::<Self>(targets, logits, gradient)
     }
 
-    /// Convolution of images, a weight and where there is one a bias, see [`convolution`](crate::convolution).
+    /// Convolution of images, a weight and where there is one a bias, see [`convolution`](crate::convolution()).
     fn convolution(window: Window, #[extension_type] tensors: Tensors<Self>) -> FloatTensor<Self> {
         convolution::plain::<Self>(window, tensors.0)
     }
@@ -499,7 +499,10 @@ pub fn soft_cross_entropy(form: SoftTargets, logits: Tensor<2>, targets: Vec<Ten
 pub fn next_token_cross_entropy(logits: Tensor<2>, targets: impl Into<Arc<[Option<u32>]>>) -> Tensor<1> {
     let targets = targets.into();
     next_token::check(&targets, logits.dims());
-    Tensor::from_dispatch(<Dispatch as Kernels>::next_token_cross_entropy(targets, logits.into_dispatch()))
+    Tensor::from_dispatch(<Dispatch as Kernels>::next_token_cross_entropy(
+        targets,
+        logits.into_dispatch(),
+    ))
 }
 
 /// Convolution of images of `[batch, in, height, width]` with a weight of `[out, in, window height, window width]` and a bias of

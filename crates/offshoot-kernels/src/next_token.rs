@@ -26,10 +26,11 @@ pub(crate) type Targets = Arc<[Option<u32>]>;
 /// If there is not one target for each row of `[rows, vocabulary]` logits, or if one lies outside the vocabulary.
 pub(crate) fn check(targets: &[Option<u32>], [rows, vocabulary]: [usize; 2]) {
     assert_eq!(targets.len(), rows, "one target for each row of logits");
-    let outside = targets
-        .iter()
-        .enumerate()
-        .find_map(|(row, target)| target.filter(|&target| target as usize >= vocabulary).map(|target| (row, target)));
+    let outside = targets.iter().enumerate().find_map(|(row, target)| {
+        target
+            .filter(|&target| target as usize >= vocabulary)
+            .map(|target| (row, target))
+    });
     if let Some((row, target)) = outside {
         panic!("target {target} of row {row} lies outside a vocabulary of {vocabulary}");
     }
@@ -65,11 +66,7 @@ pub(crate) fn forward(targets: Targets, logits: FloatTensor<Flex>) -> FloatTenso
 }
 
 /// [`Kernels::next_token_cross_entropy_backward`] on the CPU, in the memory of the logits where nothing else holds it.
-pub(crate) fn backward(
-    targets: Targets,
-    logits: FloatTensor<Flex>,
-    gradient: FloatTensor<Flex>,
-) -> FloatTensor<Flex> {
+pub(crate) fn backward(targets: Targets, logits: FloatTensor<Flex>, gradient: FloatTensor<Flex>) -> FloatTensor<Flex> {
     if !all_f32([&logits, &gradient]) {
         return plain_backward::<Flex>(targets, logits, gradient);
     }
@@ -96,7 +93,11 @@ pub(crate) fn backward(
         });
     };
     if vocabulary > 0 {
-        logits.storage_mut::<f32>().par_chunks_mut(piece * vocabulary).enumerate().for_each(work);
+        logits
+            .storage_mut::<f32>()
+            .par_chunks_mut(piece * vocabulary)
+            .enumerate()
+            .for_each(work);
     }
     logits
 }
@@ -201,7 +202,9 @@ mod tests {
 
     /// Every third row has none.
     fn some(rows: usize, vocabulary: usize) -> Targets {
-        (0..rows).map(|r| (r % 3 != 2).then_some((r * 31 % vocabulary.max(1)) as u32)).collect()
+        (0..rows)
+            .map(|r| (r % 3 != 2).then_some((r * 31 % vocabulary.max(1)) as u32))
+            .collect()
     }
 
     /// Losses and the gradient for a gradient, in float64.
@@ -211,7 +214,10 @@ mod tests {
         let mut d = vec![0.0; x.len()];
         for (r, target) in targets.iter().enumerate() {
             let Some(target) = *target else { continue };
-            let row: Vec<f64> = x[r * vocabulary..][..vocabulary].iter().map(|&x| f64::from(x)).collect();
+            let row: Vec<f64> = x[r * vocabulary..][..vocabulary]
+                .iter()
+                .map(|&x| f64::from(x))
+                .collect();
             let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = row.iter().map(|x| (x - most).exp()).sum();
             losses[r] = most + sum.ln() - row[target as usize];
@@ -245,7 +251,10 @@ mod tests {
     fn check(found: &[Vec<f32>; 2], x: &[f32], targets: &Targets, gradient: &[f32]) {
         let (losses, d) = exact(x, targets, gradient);
         for (found, exact) in found[0].iter().zip(&losses) {
-            assert!((f64::from(*found) - exact).abs() <= 1e-6 * (1.0 + exact.abs()), "{found} for {exact}");
+            assert!(
+                (f64::from(*found) - exact).abs() <= 1e-6 * (1.0 + exact.abs()),
+                "{found} for {exact}"
+            );
         }
         for (found, exact) in found[1].iter().zip(&d) {
             assert!((f64::from(*found) - exact).abs() <= 1e-6, "{found} for {exact}");
@@ -292,7 +301,10 @@ mod tests {
             let loss = |by: f32| {
                 let mut x = x.clone();
                 x[at] += by;
-                run(OURS, &x, &targets, &[1.0; 4])[0].iter().map(|&v| f64::from(v)).sum::<f64>()
+                run(OURS, &x, &targets, &[1.0; 4])[0]
+                    .iter()
+                    .map(|&v| f64::from(v))
+                    .sum::<f64>()
             };
             let slope = (loss(0.01) - loss(-0.01)) / 0.02;
             assert!((slope - f64::from(*d)).abs() < 2e-4, "{slope} against {d}");
@@ -306,7 +318,11 @@ mod tests {
                 let targets: Targets = vec![None; rows].into();
                 let losses = way.0(targets.clone(), tensor(Vec::new(), [rows, vocabulary]));
                 assert_eq!(values(&losses), vec![0.0; rows]);
-                let d = way.1(targets, tensor(Vec::new(), [rows, vocabulary]), tensor(vec![1.0; rows], [rows]));
+                let d = way.1(
+                    targets,
+                    tensor(Vec::new(), [rows, vocabulary]),
+                    tensor(vec![1.0; rows], [rows]),
+                );
                 assert_eq!(d.shape().dims(), [rows, vocabulary]);
             }
         }
@@ -314,7 +330,15 @@ mod tests {
 
     #[test]
     fn what_is_no_number_goes_where_the_plain_operation_carries_it() {
-        let kind = |v: &f32| if v.is_nan() { 9.0 } else if v.is_finite() { 0.0 } else { v.signum() };
+        let kind = |v: &f32| {
+            if v.is_nan() {
+                9.0
+            } else if v.is_finite() {
+                0.0
+            } else {
+                v.signum()
+            }
+        };
         let (rows, vocabulary) = (6, 37);
         let targets = some(rows, vocabulary);
         for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -322,9 +346,8 @@ mod tests {
             for (row, columns) in [(0, 5..6), (1, 31..32), (3, 0..37), (2, 3..9)] {
                 let (mut x, g) = (numbers(rows * vocabulary, 1, 3.0), numbers(rows, 2, 1.0));
                 x[row * vocabulary..][columns].fill(wrong);
-                let kinds = [OURS, PLAIN].map(|way| {
-                    run(way, &x, &targets, &g).map(|values| values.iter().map(kind).collect::<Vec<f32>>())
-                });
+                let kinds = [OURS, PLAIN]
+                    .map(|way| run(way, &x, &targets, &g).map(|values| values.iter().map(kind).collect::<Vec<f32>>()));
                 assert_eq!(kinds[0], kinds[1], "{wrong} in row {row}");
                 assert!(row != 2 || kinds[0].iter().flatten().all(|&kind| kind == 0.0));
             }
@@ -334,7 +357,11 @@ mod tests {
     #[test]
     fn any_number_of_threads_gives_the_same_bytes() {
         let (rows, vocabulary) = (50, 1003);
-        let (x, g, targets) = (numbers(rows * vocabulary, 1, 9.0), numbers(rows, 2, 1.0), some(rows, vocabulary));
+        let (x, g, targets) = (
+            numbers(rows * vocabulary, 1, 9.0),
+            numbers(rows, 2, 1.0),
+            some(rows, vocabulary),
+        );
         let bytes = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let found = pool.install(|| run(OURS, &x, &targets, &g));
@@ -356,7 +383,11 @@ mod tests {
     fn tracked_logits_in_any_order_get_their_gradient() {
         let device = Device::flex().autodiff();
         let (rows, vocabulary) = (7, 33);
-        let (x, g, targets) = (numbers(rows * vocabulary, 1, 4.0), numbers(rows, 2, 1.0), some(rows, vocabulary));
+        let (x, g, targets) = (
+            numbers(rows * vocabulary, 1, 4.0),
+            numbers(rows, 2, 1.0),
+            some(rows, vocabulary),
+        );
         let leaf = Tensor::<2>::from_data(TensorData::new(x.clone(), [rows, vocabulary]), &device).require_grad();
         let logits = leaf.clone().swap_dims(0, 1).mul_scalar(1.0).swap_dims(0, 1);
         let losses = crate::next_token_cross_entropy(logits, targets.clone());
