@@ -16,6 +16,7 @@ mod cut;
 mod gelu;
 pub mod gemm;
 mod linear;
+mod memory;
 mod next_token;
 mod norm;
 mod slices;
@@ -32,7 +33,8 @@ pub use cut::Cut;
 pub use linear::{Entry, Form, Wanted};
 pub use tensors::Tensors;
 pub use update::AdamStep;
-pub use vector::{PATH_VARIABLE, Path, with_path};
+pub use memory::keep_freed_memory;
+pub use vector::{PATH_VARIABLE, Path, on_workers, with_path};
 
 use std::sync::Arc;
 

@@ -129,6 +129,12 @@ macro_rules! vectorised {
 }
 pub(crate) use vectorised;
 
+/// Runs `work`, which calls many operations one after the other, on one of the threads that they split their work over. From
+/// there they share it out without first having to wake that thread, which takes longer than a small operation.
+pub fn on_workers<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| work())
+}
+
 /// Memory that nothing was written to yet.
 pub(crate) type Blank = [MaybeUninit<f32>];
 

@@ -26,6 +26,7 @@ impl Machine {
         let device = tensor::device(name).map_err(|e| Failure::input(e, "`--device cpu` works everywhere"))?;
         kernels::Path::chosen()
             .map_err(|e| Failure::input(e, format!("unset {} for the best", kernels::PATH_VARIABLE)))?;
+        kernels::keep_freed_memory();
         // A second call in one process keeps the first pool; only commands that run other commands make one.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         Ok(Self {

@@ -10,7 +10,7 @@ use offshoot_eval::{EvalError, FeatureMatrix, Labelled};
 use offshoot_family::{Shape, Space};
 use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
 use offshoot_zoo::network::{KeepAll, NetworkError};
-use offshoot_zoo::tensor::{Device, Tensor};
+use offshoot_zoo::tensor::{Device, Tensor, kernels};
 use offshoot_zoo::{DropPath, Init, Network, TensorSpec, Weights};
 
 use super::heads::Heads;
@@ -331,7 +331,9 @@ impl Learner for ElasticLearner {
         };
         let temperature = self.schedules.teacher_temperature.at(step);
         let tracked = self.student.tracked();
-        let terms = objective.losses(&tracked, &self.teacher, &elastic, &batch, temperature, &mut drop_path);
+        let terms = kernels::on_workers(|| {
+            objective.losses(&tracked, &self.teacher, &elastic, &batch, temperature, &mut drop_path)
+        });
         let name = |name: String| {
             if name == "total" {
                 "loss".into()
@@ -342,7 +344,7 @@ impl Learner for ElasticLearner {
         let mut values: Vec<(String, f64)> = terms.values().into_iter().map(|(n, v)| (name(n), v)).collect();
         let finite = values.iter().all(|(_, v)| v.is_finite());
         let skipped = if finite {
-            let gradients = tracked.gradients(&mut terms.total.backward());
+            let gradients = tracked.gradients(&mut kernels::on_workers(|| terms.total.backward()));
             drop((tracked, terms, batch));
             self.update(step, gradients, &mut values)
         } else {

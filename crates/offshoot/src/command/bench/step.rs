@@ -16,6 +16,7 @@ use offshoot_zoo::materialize::compile;
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::Device;
 use offshoot_zoo::tensor::kernels::gemm::{Product, recorded};
+use offshoot_zoo::tensor::kernels::on_workers;
 use offshoot_zoo::vit::VitNetwork;
 use serde_json::json;
 
@@ -205,7 +206,7 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
     };
     for step in 0..args.warmup + args.steps {
         let began = Instant::now();
-        value = one_step()?;
+        value = on_workers(&mut one_step)?;
         if step >= args.warmup {
             seconds.push(began.elapsed().as_secs_f64());
         }
