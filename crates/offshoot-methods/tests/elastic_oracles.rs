@@ -580,3 +580,22 @@ fn the_total_is_the_weighted_sum_of_its_terms() {
     }
     close("total", terms["total"], total, 1e-5 * total);
 }
+
+/// Work is cut by sizes alone. The model is large enough for every operation to be cut into several pieces.
+#[test]
+fn any_number_of_threads_gives_the_same_bytes() {
+    let model = Model::new(16, 6, 3, &[700, 1500]);
+    let (child, batch) = (model.child(64, 2), batch(40, 4, some));
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (values, gradients) = pool.install(|| model.step(&child, &loss(0.8, 0.1), &batch));
+        let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        let gradients: Vec<_> = gradients.into_iter().map(|(name, g)| (name, bits(g))).collect();
+        let values: Vec<_> = values.into_iter().map(|(name, v)| (name, v.to_bits())).collect();
+        (values, gradients)
+    };
+    let one = run(1);
+    for threads in [2, 3, 5] {
+        assert!(run(threads) == one, "{threads} threads differ from one");
+    }
+}
