@@ -387,14 +387,9 @@ impl Network for VitNetwork {
 
     fn activations(&self, image: usize) -> u64 {
         let tokens = (image / self.vit.patch).pow(2) as u64 + 1;
-        let (width, heads, ratio) = (
-            self.vit.width as u64,
-            self.vit.heads() as u64,
-            self.vit.mlp_ratio as u64,
-        );
-        // Of one block: norms, qkv and its parts, mixed heads, projections and their scaled sums; the hidden layer before and
-        // after GELU; scores and probabilities.
-        let block = tokens * width * (18 + 2 * ratio) + 3 * heads * tokens * tokens;
+        let (width, ratio) = (self.vit.width as u64, self.vit.mlp_ratio as u64);
+        // Of one block: what goes into either branch, qkv, the mixed heads, and the hidden layer before GELU.
+        let block = tokens * width * (6 + ratio);
         self.vit.depth as u64 * block
     }
 

@@ -86,9 +86,11 @@ pub fn step(network: &dyn Network, heads: &Heads, shape: StepShape, elastic: &[(
         .map(|(child, share)| share * activations(child.as_ref()))
         .sum();
     let prototypes: f64 = heads.prototypes.iter().map(|&k| k as f64).sum();
-    // Logits, log-probabilities and products of both students, and the targets of the teacher.
-    let logits = prototypes * (2.0 * 4.0 * rows + 2.0 * (globals + shape.masked));
-    let hidden = rows * (6 * heads.hidden * heads.prototypes.len()) as f64;
+    // Logits of both students, the intact one's probabilities, and the targets of the teacher.
+    let logits = prototypes * (3.0 * rows + globals + shape.masked + shape.images as f64);
+    // Two hidden layers before GELU, and the bottleneck before and after it is brought to unit length.
+    let inner = 2 * heads.hidden + 4 * heads.bottleneck;
+    let hidden = rows * (inner * heads.prototypes.len()) as f64;
     StepCost {
         flops: 2.0 * (teacher + intact + slim),
         state_bytes: 4.0 * 5.0 * parameters,
