@@ -235,7 +235,9 @@ fn libraries_do_not_print_exit_read_the_clock_or_open_the_network() {
     for name in crates().keys().filter(|name| *name != "offshoot") {
         let source = root().join("crates").join(name).join("src");
         // Tests that have files of their own are no part of the library.
-        let library = files(&source, "rs").into_iter().filter(|path| !path.starts_with(source.join("tests")));
+        let library = files(&source, "rs")
+            .into_iter()
+            .filter(|path| !path.starts_with(source.join("tests")));
         for path in library {
             let text = read(&path);
             for word in banned {

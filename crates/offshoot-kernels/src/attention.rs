@@ -108,7 +108,9 @@ impl Attention {
         );
         if let Some(bias) = bias {
             assert_eq!(self.sequences.len(), 1, "a bias is for sequences of one length");
-            let [_, heads, queries, keys] = bias.dims();
+            let [groups, heads, queries, keys] = bias.dims();
+            let whole = groups > 0 && self.sequences[0].0.is_multiple_of(groups);
+            assert!(whole, "sequences are no multiple of the bias's {groups} groups");
             assert_eq!(
                 [heads, queries, keys],
                 [self.heads, self.sequences[0].1, self.sequences[0].1]
@@ -600,36 +602,35 @@ pub(crate) fn plain_backward<B: Backend>(
     let runs_of_rows = runs::<B>(&form, &tensors[0])
         .into_iter()
         .zip(runs::<B>(&form, &gradient));
-    let one =
-        |((rows, count, tokens), (d_out, ..)): (RowsOf<B>, RowsOf<B>)| {
-            let [q, k, v] = unpacked::<B>(&form, rows, count, tokens);
-            let d_out = B::float_reshape(d_out, Shape::new([count, tokens, heads, dim]));
-            let d_out = B::float_swap_dims(d_out, 1, 2);
-            let p = probabilities::<B>(&form, q.clone(), k.clone(), bias.cloned());
-            let d_v = B::float_matmul(B::float_swap_dims(p.clone(), 2, 3), d_out.clone());
-            let d_p = B::float_matmul(d_out, B::float_swap_dims(v, 2, 3));
-            let common = B::float_sum_dim(B::float_mul(p.clone(), d_p.clone()), 3);
-            let d_s = B::float_mul(p, B::float_sub(d_p, common));
-            if let Some(bias) = bias {
-                let [groups, ..] = bias.shape().dims::<4>();
-                let grouped = Shape::new([count / groups, groups * heads * tokens * tokens]);
-                let sum = B::float_sum_dim(B::float_reshape(d_s.clone(), grouped), 0);
-                d_bias = Some(B::float_reshape(sum, bias.shape()));
-            }
-            let d_s = B::float_mul_scalar(d_s, form.scale().into());
-            let d_q = B::float_matmul(d_s.clone(), k);
-            let d_k = B::float_matmul(B::float_swap_dims(d_s, 2, 3), q);
-            let gathered = |x: FloatTensor<B>| {
-                let each = form.heads / form.kv_heads;
-                let x = B::float_reshape(x, Shape::new([count, form.kv_heads, each, tokens, dim]));
-                B::float_reshape(B::float_sum_dim(x, 2), Shape::new([count, form.kv_heads, tokens, dim]))
-            };
-            let all = B::float_cat(vec![d_q, gathered(d_k), gathered(d_v)], 1);
-            B::float_reshape(
-                B::float_swap_dims(all, 1, 2),
-                Shape::new([count * tokens, form.width()]),
-            )
+    let one = |((rows, count, tokens), (d_out, ..)): (RowsOf<B>, RowsOf<B>)| {
+        let [q, k, v] = unpacked::<B>(&form, rows, count, tokens);
+        let d_out = B::float_reshape(d_out, Shape::new([count, tokens, heads, dim]));
+        let d_out = B::float_swap_dims(d_out, 1, 2);
+        let p = probabilities::<B>(&form, q.clone(), k.clone(), bias.cloned());
+        let d_v = B::float_matmul(B::float_swap_dims(p.clone(), 2, 3), d_out.clone());
+        let d_p = B::float_matmul(d_out, B::float_swap_dims(v, 2, 3));
+        let common = B::float_sum_dim(B::float_mul(p.clone(), d_p.clone()), 3);
+        let d_s = B::float_mul(p, B::float_sub(d_p, common));
+        if let Some(bias) = bias {
+            let [groups, ..] = bias.shape().dims::<4>();
+            let grouped = Shape::new([count / groups, groups * heads * tokens * tokens]);
+            let sum = B::float_sum_dim(B::float_reshape(d_s.clone(), grouped), 0);
+            d_bias = Some(B::float_reshape(sum, bias.shape()));
+        }
+        let d_s = B::float_mul_scalar(d_s, form.scale().into());
+        let d_q = B::float_matmul(d_s.clone(), k);
+        let d_k = B::float_matmul(B::float_swap_dims(d_s, 2, 3), q);
+        let gathered = |x: FloatTensor<B>| {
+            let each = form.heads / form.kv_heads;
+            let x = B::float_reshape(x, Shape::new([count, form.kv_heads, each, tokens, dim]));
+            B::float_reshape(B::float_sum_dim(x, 2), Shape::new([count, form.kv_heads, tokens, dim]))
         };
+        let all = B::float_cat(vec![d_q, gathered(d_k), gathered(d_v)], 1);
+        B::float_reshape(
+            B::float_swap_dims(all, 1, 2),
+            Shape::new([count * tokens, form.width()]),
+        )
+    };
     let d_rows = B::float_cat(runs_of_rows.map(one).collect(), 0);
     [Some(d_rows), d_bias].into_iter().flatten().collect()
 }

@@ -490,7 +490,11 @@ impl Layout {
             let sums = zeroed(blank);
             vectorised!(arch, {
                 for (sum, dy) in sums.iter_mut().zip(dy[image * outputs * plane..].chunks_exact(plane)) {
-                    *sum = sum_of(dy, #[inline(always)] |x| x);
+                    *sum = sum_of(
+                        dy,
+                        #[inline(always)]
+                        |x| x,
+                    );
                 }
             });
             sums

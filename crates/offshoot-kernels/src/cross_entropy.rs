@@ -58,7 +58,14 @@ fn soften(logits: &[f32], factor: f32, out: &mut [f32]) -> (f32, f32) {
     for (y, &x) in out.iter_mut().zip(logits) {
         *y = exp_negative(x.mul_add(factor, -most));
     }
-    (most, sum_of(out, #[inline(always)] |x| x))
+    (
+        most,
+        sum_of(
+            out,
+            #[inline(always)]
+            |x| x,
+        ),
+    )
 }
 
 /// [`Kernels::soft_cross_entropy`] on the CPU.
@@ -87,7 +94,12 @@ pub(crate) fn forward(form: SoftTargets, tensors: Vec<FloatTensor<Flex>>) -> Flo
                     for (s, loss) in losses.iter_mut().enumerate() {
                         if let Some(targets) = form.of(&targets, s, r, columns) {
                             // Row by row around its own normaliser, so that no digits are lost to large logits.
-                            *loss = sum_pairs(targets, logits, #[inline(always)] |t, x| t * (normaliser - x * factor));
+                            *loss = sum_pairs(
+                                targets,
+                                logits,
+                                #[inline(always)]
+                                |t, x| t * (normaliser - x * factor),
+                            );
                         }
                     }
                 }
@@ -131,7 +143,12 @@ pub(crate) fn backward(
                         if let Some(targets) = form.of(&targets, s, r, columns) {
                             asked = true;
                             let weight = gradient[s * rows + r] * factor;
-                            mass += weight * sum_of(targets, #[inline(always)] |t| t);
+                            mass += weight
+                                * sum_of(
+                                    targets,
+                                    #[inline(always)]
+                                    |t| t,
+                                );
                             for (d, target) in logits.iter_mut().zip(targets) {
                                 *d = (-weight).mul_add(*target, *d);
                             }

@@ -31,9 +31,9 @@ pub use convolution::Window;
 pub use cross_entropy::SoftTargets;
 pub use cut::Cut;
 pub use linear::{Entry, Form, Wanted};
+pub use memory::keep_freed_memory;
 pub use tensors::Tensors;
 pub use update::AdamStep;
-pub use memory::keep_freed_memory;
 pub use vector::{PATH_VARIABLE, Path, on_workers, with_path};
 
 use std::sync::Arc;

@@ -54,7 +54,11 @@ pub(crate) fn forward(targets: Targets, logits: FloatTensor<Flex>) -> FloatTenso
                 if let Some(target) = targets[r] {
                     let x = &x[r * vocabulary..][..vocabulary];
                     let most = largest(x);
-                    let sum = sum_of(x, #[inline(always)] |x| exp_negative(x - most));
+                    let sum = sum_of(
+                        x,
+                        #[inline(always)]
+                        |x| exp_negative(x - most),
+                    );
                     // The difference first, so that no digits are lost to large logits.
                     *loss = (most - x[target as usize]) + sum.ln();
                 }
@@ -86,7 +90,12 @@ pub(crate) fn backward(targets: Targets, logits: FloatTensor<Flex>, gradient: Fl
                 };
                 let most = largest(x);
                 x.iter_mut().for_each(|x| *x = exp_negative(*x - most));
-                let share = gradient[r] / sum_of(x, #[inline(always)] |x| x);
+                let share = gradient[r]
+                    / sum_of(
+                        x,
+                        #[inline(always)]
+                        |x| x,
+                    );
                 x.iter_mut().for_each(|p| *p *= share);
                 x[target as usize] -= gradient[r];
             }
