@@ -127,14 +127,14 @@ pub(crate) fn check_network(
     if let Some(reason) = weights.mismatch(&network.specs()) {
         return Err(EvalError::Weights(reason));
     }
-    let (native_channels, native_side) = network.image();
+    let (native_channels, _) = network.image();
     same("image channels", channels, native_channels)?;
-    let patch = native_side / network.mask_grid().max(1);
-    if side == 0 || patch == 0 || !side.is_multiple_of(patch) {
+    let stride = network.stride();
+    if side == 0 || !side.is_multiple_of(stride) {
         return Err(EvalError::setting(
             "image",
             side,
-            format!("the side must be a multiple of the patch of {patch} pixels"),
+            format!("the side must be a multiple of {stride} pixels"),
         ));
     }
     Ok(())
@@ -203,6 +203,8 @@ pub(crate) mod tests {
             image: 6,
             channels: 1,
             position_offset: 0.0,
+            layer_scale: 1e-5,
+            classes: 0,
             norm_eps: 1e-6,
         };
         let network = offshoot_zoo::open(&Architecture::Vit(vit)).unwrap();

@@ -7,8 +7,12 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "family", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Architecture {
-    /// A pre-norm vision transformer with LayerScale: the layout of Hugging Face's `Dinov2Model`.
+    /// A pre-norm vision transformer: the layout of Hugging Face's `Dinov2Model`, or `ViTModel` without LayerScale.
     Vit(Vit),
+    /// A vision transformer of shifted windows in stages: the layout of Hugging Face's `SwinModel`.
+    Swin(Swin),
+    /// A residual network of bottleneck blocks: the layout of timm's `resnet`.
+    ResNet(ResNet),
 }
 
 /// The numbers of a vision transformer (POA section 3.1; DINOv2's layout).
@@ -25,15 +29,111 @@ pub struct Vit {
     pub mlp_ratio: usize,
     /// Side of a square patch, in pixels.
     pub patch: usize,
-    /// Native side of a square image, in pixels: the grid of the learned positions.
+    /// Native side of a square image, in pixels: the grid of the learned positions. 0 in a recipe: the global crop's.
+    #[serde(default)]
     pub image: usize,
-    /// Image channels: 1 (grey) or 3 (colour).
+    /// Image channels: 1 (grey) or 3 (colour). 0 in a recipe: the data's.
+    #[serde(default)]
     pub channels: usize,
     /// Added to the output side when positions are resampled: 0.1 for DINO's training crops, 0 for imported and exported
     /// models (transformers' rule).
     pub position_offset: f64,
     /// Epsilon of every LayerNorm.
     pub norm_eps: f64,
+    /// Start value of LayerScale; 0 for blocks without one.
+    #[serde(default = "paper_layer_scale")]
+    pub layer_scale: f64,
+    /// Classes of a linear classifier on the class token; 0 for none. Only without LayerScale.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub classes: usize,
+}
+
+/// The numbers of a Swin transformer (POA appendix A.1).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Swin {
+    /// Channels of the first stage; every further stage has twice those of the one before. A whole number of heads.
+    pub width: usize,
+    /// Blocks of each stage.
+    pub depths: Vec<usize>,
+    /// Channels of one attention head, the same in all stages; the attention scale is `head_dim^-1/2`.
+    pub head_dim: usize,
+    /// Side of an attention window, in tokens.
+    pub window: usize,
+    /// Hidden channels of the feed-forward layer over those of its stage.
+    pub mlp_ratio: usize,
+    /// Side of a square patch, in pixels.
+    pub patch: usize,
+    /// Native side of a square image, in pixels. 0 in a recipe: the global crop's.
+    #[serde(default)]
+    pub image: usize,
+    /// Image channels: 1 (grey) or 3 (colour). 0 in a recipe: the data's.
+    #[serde(default)]
+    pub channels: usize,
+    /// Epsilon of every LayerNorm.
+    pub norm_eps: f64,
+    /// Classes of a linear classifier on the pooled tokens; 0 for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub classes: usize,
+}
+
+/// The numbers of a residual network of bottleneck blocks in four stages (POA appendix A.2).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResNet {
+    /// Channels between the convolutions of a bottleneck in the first stage; every further stage has twice those of the one
+    /// before.
+    pub width: usize,
+    /// Output channels of the first stage; every further stage has twice those of the one before.
+    pub outputs: usize,
+    /// Channels of the stem.
+    pub stem: usize,
+    /// Blocks of each stage.
+    pub depths: Vec<usize>,
+    /// How channels are normalised.
+    pub norm: ResNetNorm,
+    /// Which convolution of a stage's first block strides.
+    pub stride_on: StrideOn,
+    /// Native side of a square image, in pixels. 0 in a recipe: the global crop's.
+    #[serde(default)]
+    pub image: usize,
+    /// Image channels: 1 (grey) or 3 (colour). 0 in a recipe: the data's.
+    #[serde(default)]
+    pub channels: usize,
+    /// Epsilon of every normalisation.
+    pub norm_eps: f64,
+    /// Classes of a linear classifier on the pooled channels; 0 for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub classes: usize,
+}
+
+/// How a residual network normalises channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResNetNorm {
+    /// GroupNorm of 32 groups.
+    Group,
+    /// BatchNorm with the running statistics that it was imported with; they are never updated.
+    Batch,
+}
+
+/// Which convolution of a stage's first block strides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StrideOn {
+    /// The first, 1 x 1: He et al. 2015; transformers' `downsample_in_bottleneck`.
+    First,
+    /// The second, 3 x 3: torchvision's and timm's.
+    Second,
+}
+
+/// LayerScale's start value in POA and DINOv2.
+fn paper_layer_scale() -> f64 {
+    1e-5
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Why an architecture's numbers do not make a network.
@@ -46,6 +146,89 @@ pub struct ArchitectureError {
     pub value: String,
     /// What is wrong with it and what would do.
     pub reason: String,
+}
+
+impl ArchitectureError {
+    fn new(name: &'static str, value: impl ToString, reason: impl Into<String>) -> Self {
+        Self {
+            name,
+            value: value.to_string(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// Largest number of anything.
+const MOST: usize = 1 << 20;
+/// Most stages of a network.
+const STAGES: usize = 8;
+
+fn positive(numbers: &[(&'static str, usize)]) -> Result<(), ArchitectureError> {
+    match numbers.iter().find(|(_, value)| *value == 0 || *value > MOST) {
+        None => Ok(()),
+        Some(&(name, value)) => Err(ArchitectureError::new(
+            name,
+            value,
+            format!("must lie between 1 and {MOST}"),
+        )),
+    }
+}
+
+fn heads(width: usize, head_dim: usize) -> Result<(), ArchitectureError> {
+    if width.is_multiple_of(head_dim) {
+        return Ok(());
+    }
+    let reason = format!("must be a whole number of heads of {head_dim} channels");
+    Err(ArchitectureError::new("width", width, reason))
+}
+
+fn image_side(image: usize, stride: usize, what: &str) -> Result<(), ArchitectureError> {
+    if image.is_multiple_of(stride) {
+        return Ok(());
+    }
+    let below = (image / stride).max(1) * stride;
+    let reason = format!(
+        "must be a multiple of {what} {stride}; the nearest are {below} and {}",
+        below + stride
+    );
+    Err(ArchitectureError::new("image", image, reason))
+}
+
+fn colours(channels: usize) -> Result<(), ArchitectureError> {
+    match channels {
+        1 | 3 => Ok(()),
+        _ => Err(ArchitectureError::new(
+            "channels",
+            channels,
+            "must be 1 (grey) or 3 (colour)",
+        )),
+    }
+}
+
+fn epsilon(norm_eps: f64) -> Result<(), ArchitectureError> {
+    if norm_eps > 0.0 && norm_eps < 1.0 {
+        return Ok(());
+    }
+    Err(ArchitectureError::new("norm_eps", norm_eps, "must lie between 0 and 1"))
+}
+
+fn stages(depths: &[usize]) -> Result<(), ArchitectureError> {
+    let total = depths.iter().try_fold(0usize, |sum, &d| sum.checked_add(d));
+    let fits = (1..=STAGES).contains(&depths.len()) && !depths.contains(&0) && total.is_some_and(|t| t <= MOST);
+    if fits {
+        return Ok(());
+    }
+    let reason = format!("must be the blocks of 1 to {STAGES} stages, at least 1 each and {MOST} together");
+    Err(ArchitectureError::new("depths", format!("{depths:?}"), reason))
+}
+
+/// `width`, and twice as much in every further stage, as long as that is a sensible number.
+fn doubling(name: &'static str, width: usize, stages: usize) -> Result<(), ArchitectureError> {
+    if width << (stages - 1) <= MOST {
+        return Ok(());
+    }
+    let reason = format!("doubles in each of {stages} stages, beyond {MOST}");
+    Err(ArchitectureError::new(name, width, reason))
 }
 
 impl Vit {
@@ -69,51 +252,158 @@ impl Vit {
     /// # Errors
     /// Names the first number that does not fit the others.
     pub fn check(&self) -> Result<(), ArchitectureError> {
-        let fail = |name, value: usize, reason: String| {
-            Err(ArchitectureError {
-                name,
-                value: value.to_string(),
-                reason,
-            })
-        };
-        for (name, value) in [
+        positive(&[
             ("width", self.width),
             ("depth", self.depth),
             ("head_dim", self.head_dim),
             ("mlp_ratio", self.mlp_ratio),
             ("patch", self.patch),
             ("image", self.image),
-        ] {
-            if value == 0 || value > 1 << 20 {
-                return fail(name, value, "must lie between 1 and 1048576".into());
-            }
+        ])?;
+        heads(self.width, self.head_dim)?;
+        image_side(self.image, self.patch, "the patch")?;
+        colours(self.channels)?;
+        epsilon(self.norm_eps)?;
+        if !(self.layer_scale.is_finite() && self.layer_scale >= 0.0) {
+            let reason = "must be at least 0; 0 is for blocks without LayerScale";
+            return Err(ArchitectureError::new("layer_scale", self.layer_scale, reason));
         }
-        if !self.width.is_multiple_of(self.head_dim) {
-            return fail(
-                "width",
-                self.width,
-                format!("must be a whole number of heads of {} channels", self.head_dim),
-            );
-        }
-        if !self.image.is_multiple_of(self.patch) {
-            let below = (self.image / self.patch).max(1) * self.patch;
-            let reason = format!(
-                "must be a multiple of the patch {}; the nearest are {below} and {}",
-                self.patch,
-                below + self.patch
-            );
-            return fail("image", self.image, reason);
-        }
-        if self.channels != 1 && self.channels != 3 {
-            return fail("channels", self.channels, "must be 1 (grey) or 3 (colour)".into());
-        }
-        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
-            return Err(ArchitectureError {
-                name: "norm_eps",
-                value: self.norm_eps.to_string(),
-                reason: "must lie between 0 and 1".into(),
-            });
+        if self.classes > MOST || (self.classes > 0 && self.layer_scale > 0.0) {
+            let reason = "only a network without LayerScale has a classifier";
+            return Err(ArchitectureError::new("classes", self.classes, reason));
         }
         Ok(())
+    }
+}
+
+impl Swin {
+    /// Channels of stage `stage`, counted from 0.
+    pub fn stage_width(&self, stage: usize) -> usize {
+        self.width << stage
+    }
+
+    /// Channels of the last stage: those of the features.
+    pub fn feature_width(&self) -> usize {
+        self.stage_width(self.depths.len() - 1)
+    }
+
+    /// Pixels that become one token of the last stage's map, on a side.
+    pub fn stride(&self) -> usize {
+        self.patch << (self.depths.len() - 1)
+    }
+
+    /// Side of the native map of stage `stage`, in tokens.
+    pub fn map(&self, stage: usize) -> usize {
+        self.image / (self.patch << stage)
+    }
+
+    /// Checks that the numbers make a network.
+    ///
+    /// # Errors
+    /// Names the first number that does not fit the others.
+    pub fn check(&self) -> Result<(), ArchitectureError> {
+        positive(&[
+            ("width", self.width),
+            ("head_dim", self.head_dim),
+            ("window", self.window),
+            ("mlp_ratio", self.mlp_ratio),
+            ("patch", self.patch),
+            ("image", self.image),
+        ])?;
+        stages(&self.depths)?;
+        doubling("width", self.width, self.depths.len())?;
+        doubling("patch", self.patch, self.depths.len())?;
+        heads(self.width, self.head_dim)?;
+        image_side(self.image, self.stride(), "the last stage's stride")?;
+        let last = self.map(self.depths.len() - 1);
+        if last < self.window {
+            let reason = format!("is larger than the last stage's map of {last} x {last} tokens");
+            return Err(ArchitectureError::new("window", self.window, reason));
+        }
+        colours(self.channels)?;
+        epsilon(self.norm_eps)?;
+        positive(&[("classes", self.classes.max(1))])
+    }
+}
+
+impl ResNet {
+    /// Groups of every GroupNorm.
+    pub const GROUPS: usize = 32;
+
+    /// Checks that the numbers make a network.
+    ///
+    /// # Errors
+    /// Names the first number that does not fit the others.
+    pub fn check(&self) -> Result<(), ArchitectureError> {
+        let channels = [("width", self.width), ("outputs", self.outputs), ("stem", self.stem)];
+        positive(&channels)?;
+        positive(&[("image", self.image)])?;
+        stages(&self.depths)?;
+        doubling("width", self.width, self.depths.len())?;
+        doubling("outputs", self.outputs, self.depths.len())?;
+        if self.norm == ResNetNorm::Group
+            && let Some((name, value)) = channels.iter().find(|(_, c)| !c.is_multiple_of(Self::GROUPS))
+        {
+            let reason = format!("must be a multiple of the {} groups of GroupNorm", Self::GROUPS);
+            return Err(ArchitectureError::new(name, value, reason));
+        }
+        image_side(self.image, self.stride(), "the last stage's stride")?;
+        colours(self.channels)?;
+        epsilon(self.norm_eps)?;
+        positive(&[("classes", self.classes.max(1))])
+    }
+
+    /// Pixels that become one cell of the last stage's map, on a side: 4 in the stem, and 2 for every further stage.
+    pub fn stride(&self) -> usize {
+        4 << (self.depths.len() - 1)
+    }
+
+    /// Channels of the features.
+    pub fn feature_width(&self) -> usize {
+        self.outputs << (self.depths.len() - 1)
+    }
+}
+
+impl Architecture {
+    /// It in words: `a vision transformer of width 384 and depth 12`.
+    pub fn summary(&self) -> String {
+        let blocks = |depths: &[usize]| {
+            let depths: Vec<String> = depths.iter().map(usize::to_string).collect();
+            depths.join(", ")
+        };
+        match self {
+            Self::Vit(vit) => format!("a vision transformer of width {} and depth {}", vit.width, vit.depth),
+            Self::Swin(swin) => format!(
+                "a Swin transformer of width {} with {} blocks in its stages",
+                swin.width,
+                blocks(&swin.depths)
+            ),
+            Self::ResNet(net) => format!(
+                "a residual network of width {} with {} blocks in its stages",
+                net.width,
+                blocks(&net.depths)
+            ),
+        }
+    }
+
+    /// Native image: channels and side in pixels. Both are 0 where they are still to be given by a recipe's data and crops.
+    pub fn input(&self) -> (usize, usize) {
+        match self {
+            Self::Vit(Vit { channels, image, .. })
+            | Self::Swin(Swin { channels, image, .. })
+            | Self::ResNet(ResNet { channels, image, .. }) => (*channels, *image),
+        }
+    }
+
+    /// The same network for images of other channels and side. Learned positions are another matter: see the zoo.
+    #[must_use]
+    pub fn with_input(mut self, channels: usize, image: usize) -> Self {
+        let (c, i) = match &mut self {
+            Self::Vit(vit) => (&mut vit.channels, &mut vit.image),
+            Self::Swin(swin) => (&mut swin.channels, &mut swin.image),
+            Self::ResNet(net) => (&mut net.channels, &mut net.image),
+        };
+        (*c, *i) = (channels, image);
+        self
     }
 }

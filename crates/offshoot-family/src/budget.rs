@@ -307,6 +307,8 @@ mod tests {
             image: 32,
             channels: 3,
             position_offset: 0.0,
+            layer_scale: 1e-5,
+            classes: 0,
             norm_eps: 1e-6,
         };
         Catalog {

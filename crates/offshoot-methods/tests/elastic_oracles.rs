@@ -74,6 +74,8 @@ impl Model {
             image: 6,
             channels: 1,
             position_offset: 0.1,
+            layer_scale: 1e-5,
+            classes: 0,
             norm_eps: 1e-6,
         };
         let network = VitNetwork::new(vit.clone());

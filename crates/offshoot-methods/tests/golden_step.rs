@@ -111,6 +111,8 @@ impl Fixture {
             image: number(config, "global_px"),
             channels: inputs.shape("globals").unwrap()[1],
             position_offset: 0.1,
+            layer_scale: 1e-5,
+            classes: 0,
             norm_eps: 1e-6,
         });
         let heads = Heads {

@@ -1,6 +1,6 @@
 //! What the sections say of a family: its numbers in a sentence and in tiles, its charts at both sizes.
 
-use offshoot_family::{Architecture, Axis, Catalog, Child};
+use offshoot_family::{Axis, Catalog, Child};
 use serde::Serialize;
 
 use crate::chart::extent;
@@ -72,10 +72,7 @@ impl Family<'_> {
     /// The one sentence at the top, with the real numbers.
     pub(crate) fn lead(&self) -> String {
         let n = self.children().len();
-        let parent = match &self.catalog.parent.architecture {
-            Architecture::Vit(vit) => format!("a vision transformer of width {} and depth {}", vit.width, vit.depth),
-            _ => "a network".into(),
-        };
+        let parent = self.catalog.parent.architecture.summary();
         let size = self.intact.map(|i| {
             format!(
                 " ({} parameters)",

@@ -8,7 +8,7 @@
 //! # use offshoot_family::catalog::{Catalog, DataRef, ParentRef, Preprocessing};
 //! # use offshoot_family::{Architecture, Vit};
 //! # let parent = Vit { width: 64, depth: 4, head_dim: 32, mlp_ratio: 4, patch: 8, image: 32, channels: 3,
-//! #     position_offset: 0.0, norm_eps: 1e-6 };
+//! #     position_offset: 0.0, norm_eps: 1e-6, layer_scale: 1e-5, classes: 0 };
 //! # let catalog = Catalog {
 //! #     format: 1, version: "0.1.0".into(), method: "elastic".into(), seed: 0, space: None, score: "knn@20".into(),
 //! #     parent: ParentRef { path: "parent".into(), hash: "00".into(), architecture: Architecture::Vit(parent) },

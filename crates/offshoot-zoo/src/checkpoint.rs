@@ -8,7 +8,7 @@ use offshoot_family::files::{content_hash, write_atomic};
 use offshoot_family::{Architecture, View};
 use serde_json::Value;
 
-use crate::hf::{self, Layout};
+use crate::layout::{self, Layout};
 use crate::materialize::{self, Plan, ViewError};
 use crate::network::{Network, NetworkError};
 use crate::registry::open;
@@ -104,7 +104,7 @@ impl Checkpoint {
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let path = folder.join("config.json");
         let config = read_json(&path)?;
-        let architecture = hf::architecture(&config).map_err(|reason| CheckpointError::Config { path, reason })?;
+        let architecture = layout::architecture(&config).map_err(|reason| CheckpointError::Config { path, reason })?;
         let network = open(&architecture)?;
         let file = SafetensorsFile::open(&folder.join(WEIGHTS))?;
         check_layers(network.as_ref(), &file)?;
@@ -210,7 +210,7 @@ impl Checkpoint {
         })?;
         write_json(
             &folder.join("preprocessor_config.json"),
-            &hf::preprocessor(preprocessing),
+            &layout::preprocessor(preprocessing),
         )?;
         write_json(&folder.join("config.json"), &layout.config)
     }
@@ -247,7 +247,7 @@ pub fn save(
     })?;
     write_json(
         &folder.join("preprocessor_config.json"),
-        &hf::preprocessor(preprocessing),
+        &layout::preprocessor(preprocessing),
     )?;
     write_json(&folder.join("config.json"), &layout.config)
 }
@@ -340,5 +340,5 @@ fn check_names(layout: &Layout, file: &SafetensorsFile) -> Result<(), Checkpoint
 /// If the configuration cannot be read or describes no network here.
 pub fn architecture(folder: &Path) -> Result<Architecture, CheckpointError> {
     let path = folder.join("config.json");
-    hf::architecture(&read_json(&path)?).map_err(|reason| CheckpointError::Config { path, reason })
+    layout::architecture(&read_json(&path)?).map_err(|reason| CheckpointError::Config { path, reason })
 }

@@ -6,8 +6,9 @@
 //!
 //! Only this crate and the kernels name the tensor library; [`tensor`] is the door through which the methods reach it.
 
+mod block;
 pub mod checkpoint;
-pub mod hf;
+pub mod layout;
 pub mod materialize;
 pub mod network;
 pub mod positions;

@@ -1,8 +1,8 @@
 //! What every architecture answers: its tensors, its space, its children, its forward pass and what it costs.
 
-use offshoot_family::{Architecture, Shape, Space, View};
+use offshoot_family::{Architecture, Axis, Shape, Space, View};
 
-use crate::hf::Layout;
+use crate::layout::Layout;
 use crate::spec::{Dim, TensorSpec};
 use crate::tensor::{Bool, Tensor};
 use crate::weights::Weights;
@@ -14,15 +14,36 @@ pub struct Features {
     pub cls: Tensor<2>,
     /// One vector a patch, `[batch, patches, dim]`, in row-major order of the patch grid.
     pub patches: Tensor<3>,
+    /// Scores of the classes, `[batch, classes]`, of a network with a classifier.
+    pub logits: Option<Tensor<2>>,
 }
 
-/// Which images each residual branch runs on: POA's (DINOv2's) batch-subset form of stochastic depth.
-///
-/// A branch runs on a random subset of `max(int(batch * (1 - rate)), 1)` images; its output is scaled by
-/// `batch / subset` and added to those rows only.
+/// The images that a residual branch runs on, of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subset {
+    /// Their positions in the batch, ascending; possibly none.
+    pub images: Vec<usize>,
+    /// Factor on the branch's output for them, so that its expectation over draws is that of the whole batch.
+    pub scale: f64,
+}
+
+/// Which images each residual branch runs on: stochastic depth, computed for the images that are left only.
 pub trait DropPath {
     /// The images that residual branch `branch` (two a block, in order) of a batch of `batch` runs on; none for all of them.
-    fn subset(&mut self, branch: usize, batch: usize) -> Option<Vec<usize>>;
+    fn subset(&mut self, branch: usize, batch: usize) -> Option<Subset>;
+}
+
+/// The rule by which an architecture drops residual branches in training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StochasticDepth {
+    /// It does not.
+    None,
+    /// Every branch runs on a random subset of `max(int(batch * (1 - rate)), 1)` images, scaled by `batch / subset`: DINOv2's form
+    /// (Oquab et al. 2023, section 5).
+    Subset,
+    /// Every image drops a branch by itself, scaled by one over the share that is kept; the rate grows linearly with the block,
+    /// from 0 at the first of the intact network to the full rate at its last.
+    Linear,
 }
 
 /// No stochastic depth: every branch runs on every image.
@@ -30,7 +51,7 @@ pub trait DropPath {
 pub struct KeepAll;
 
 impl DropPath for KeepAll {
-    fn subset(&mut self, _: usize, _: usize) -> Option<Vec<usize>> {
+    fn subset(&mut self, _: usize, _: usize) -> Option<Subset> {
         None
     }
 }
@@ -51,16 +72,117 @@ pub enum NetworkError {
 }
 
 /// Bounds of an elastic space; a bound of zero stands for the architecture's default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpaceBounds {
     /// Smallest width, in channels.
     pub min_width: usize,
     /// Distance of two widths, in channels.
     pub width_step: usize,
-    /// Smallest depth, in blocks.
-    pub min_depth: usize,
+    /// Smallest depth in blocks, of each stage; one number for a network that is not in stages.
+    pub min_depths: Vec<usize>,
     /// Distance of two depths, in blocks.
     pub depth_step: usize,
+}
+
+impl SpaceBounds {
+    /// The axis `width` up to `max`; a smallest width and a distance must be multiples of `unit`, which is the default distance.
+    ///
+    /// # Errors
+    /// Says which bound does not fit.
+    pub(crate) fn width(&self, max: usize, unit: usize, what: &str) -> Result<Axis, NetworkError> {
+        let step = if self.width_step == 0 { unit } else { self.width_step };
+        let min = if self.min_width == 0 { max } else { self.min_width };
+        for (name, value) in [("width_step", step), ("min_width", min)] {
+            if !value.is_multiple_of(unit) {
+                return Err(NetworkError::Space(format!(
+                    "{name} {value} is no whole number of {what} {unit}"
+                )));
+            }
+        }
+        axis("width".into(), "min_width", min, max, step)
+    }
+
+    /// The smallest depths, one for each of the parent's stages.
+    ///
+    /// # Errors
+    /// If there are more or fewer.
+    pub(crate) fn depths(&self, parent: &[usize]) -> Result<Vec<usize>, NetworkError> {
+        if self.min_depths.is_empty() {
+            return Ok(parent.to_vec());
+        }
+        if self.min_depths.len() != parent.len() {
+            return Err(NetworkError::Space(format!(
+                "min_depth {:?} must be {} numbers, one for each stage: the parent has {parent:?}",
+                self.min_depths,
+                parent.len()
+            )));
+        }
+        let or = |(&min, &max): (&usize, &usize)| if min == 0 { max } else { min };
+        Ok(self.min_depths.iter().zip(parent).map(or).collect())
+    }
+
+    /// The axis `name` of depths from `min` to `max`.
+    ///
+    /// # Errors
+    /// Says which bound does not fit.
+    pub(crate) fn depth(&self, name: String, min: usize, max: usize) -> Result<Axis, NetworkError> {
+        axis(name, "min_depth", min, max, self.depth_step.max(1))
+    }
+
+    /// The axes `depth1`, `depth2`, ... of the stages that can be cut.
+    ///
+    /// # Errors
+    /// Says which bound does not fit.
+    pub(crate) fn stages(&self, parent: &[usize]) -> Result<Vec<Axis>, NetworkError> {
+        let min = self.depths(parent)?;
+        let cut = (0..parent.len()).filter(|&stage| min[stage] != parent[stage]);
+        cut.map(|stage| self.depth(format!("depth{}", stage + 1), min[stage], parent[stage]))
+            .collect()
+    }
+}
+
+fn axis(name: String, bound: &str, min: usize, max: usize, step: usize) -> Result<Axis, NetworkError> {
+    if min > max || min == 0 {
+        return Err(NetworkError::Space(format!(
+            "{bound} {min} must lie between 1 and the parent's {max}"
+        )));
+    }
+    // From below, so that the smallest is always there; the parent itself always is, whatever the step (elastic.md pitfall 14).
+    let mut sizes: Vec<usize> = (min..=max).step_by(step).collect();
+    if sizes.last() != Some(&max) {
+        sizes.push(max);
+    }
+    Ok(Axis { name, sizes })
+}
+
+/// Block ids kept at `depth` of `parent` blocks: `floor((parent - 1) * j / (depth - 1))`, evenly spaced, with the first and
+/// the last block always among them (POA section 3.1). One block: the first.
+pub fn kept_blocks(parent: usize, depth: usize) -> Vec<usize> {
+    if depth <= 1 {
+        return (0..depth).collect();
+    }
+    (0..depth).map(|j| (parent - 1) * j / (depth - 1)).collect()
+}
+
+/// The blocks kept of a parent in stages, each stage by [`kept_blocks`], counted through the whole network.
+pub fn kept_in_stages(parent: &[usize], child: &[usize]) -> Vec<usize> {
+    let mut first = 0;
+    let mut kept = Vec::new();
+    for (&parent, &child) in parent.iter().zip(child) {
+        kept.extend(kept_blocks(parent, child).into_iter().map(|block| first + block));
+        first += parent;
+    }
+    kept
+}
+
+/// The depths that `shape` asks for of a parent in stages: `depth2` is that of the second, stages that it does not name are
+/// whole. None if one is not there or larger than the parent's.
+pub(crate) fn depths_of(shape: &Shape, parent: &[usize]) -> Option<Vec<usize>> {
+    let depth = |(stage, &max): (usize, &usize)| {
+        let depth = shape.get(&format!("depth{}", stage + 1)).unwrap_or(max);
+        (1..=max).contains(&depth).then_some(depth)
+    };
+    parent.iter().enumerate().map(depth).collect()
 }
 
 /// One architecture with its numbers. It holds no weights: they are an argument of every call.
@@ -79,6 +201,22 @@ pub trait Network: Send + Sync {
 
     /// Side of the grid of maskable patches of a native image.
     fn mask_grid(&self) -> usize;
+
+    /// What the side of an image must be a multiple of, in pixels.
+    fn stride(&self) -> usize;
+
+    /// What a width must be a multiple of, in channels.
+    fn width_step(&self) -> usize;
+
+    /// The rule of its stochastic depth.
+    fn stochastic_depth(&self) -> StochasticDepth;
+
+    /// Which axes of `space` decide together how often a shape is drawn in elastic training: the shapes of one group of axes are
+    /// ranked by the sum of their sizes, and an axis in no group plays no part (POA equation 14, as the code has it for each
+    /// architecture; elastic.md 4.5).
+    fn sampling_groups(&self, space: &Space) -> Vec<Vec<usize>> {
+        (0..space.axes.len()).map(|axis| vec![axis]).collect()
+    }
 
     /// Number of layers for layer-wise learning-rate decay: a tensor of layer `id` has the factor `decay^(layers - id)`.
     fn layers(&self) -> usize;

@@ -1,8 +1,8 @@
 //! Which code runs which architecture: the one place that tells architectures apart.
 
-use offshoot_family::Architecture;
+use offshoot_family::{Architecture, Vit};
 
-use crate::network::{Network, NetworkError};
+use crate::network::{Network, NetworkError, SpaceBounds};
 use crate::vit::VitNetwork;
 
 /// The network of an architecture.
@@ -18,5 +18,37 @@ pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkErro
         other => Err(NetworkError::Space(format!(
             "this version has no network for {other:?}"
         ))),
+    }
+}
+
+/// Families that can be trained.
+pub const FAMILIES: [&str; 1] = ["vit"];
+
+/// POA's intact network of a family and the bounds of its space (elastic.md sections 2.2 to 2.4); none if there is no such
+/// family. Image side and channels are left to the data.
+pub fn paper(family: &str) -> Option<(Architecture, SpaceBounds)> {
+    let bounds = |min_width, min_depths: &[usize]| SpaceBounds {
+        min_width,
+        min_depths: min_depths.to_vec(),
+        ..SpaceBounds::default()
+    };
+    match family {
+        "vit" => {
+            let vit = Vit {
+                width: 1024,
+                depth: 24,
+                head_dim: 64,
+                mlp_ratio: 4,
+                patch: 16,
+                image: 0,
+                channels: 0,
+                position_offset: 0.1,
+                norm_eps: 1e-6,
+                layer_scale: 1e-5,
+                classes: 0,
+            };
+            Some((Architecture::Vit(vit), bounds(384, &[12])))
+        }
+        _ => None,
     }
 }

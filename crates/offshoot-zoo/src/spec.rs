@@ -123,11 +123,6 @@ impl TensorSpec {
         Self { decay: false, ..self }
     }
 
-    /// Whether it is a LayerScale, whose start value is a matter of the run's length.
-    pub fn is_layer_scale(&self) -> bool {
-        self.name.ends_with(".gamma")
-    }
-
     /// Its shape.
     pub fn shape(&self) -> Vec<usize> {
         self.dims.iter().map(|d| d.size).collect()

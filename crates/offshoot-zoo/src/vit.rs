@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use offshoot_family::{Architecture, Axis, Operator, Shape, Space, View, Vit};
+use offshoot_family::{Architecture, Operator, Shape, Space, View, Vit};
 
-use crate::hf::{Layout, vit_layout};
-use crate::network::{DropPath, Features, Network, NetworkError, SpaceBounds};
+use crate::block::{self, on_subset};
+use crate::layout::{Layout, vit_layout};
+use crate::network::{DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, kept_blocks};
 use crate::positions;
 use crate::spec::{Dim, Init, TensorSpec};
-use crate::tensor::{Attention, Bool, Int, Linear, Tensor, TensorData, attention, module};
+use crate::tensor::{Attention, Bool, Linear, Tensor, TensorData, attention, module};
 use crate::weights::Weights;
 
 /// A vision transformer's forward pass and space.
@@ -81,6 +82,13 @@ impl VitNetwork {
             let (scale, shift) = (vector(&format!("{norm}.weight")), vector(&format!("{norm}.bias")));
             layer(leaf).layer_norm(scale, shift, self.vit.norm_eps)
         };
+        let scaled = |linear: Linear, leaf: &str| {
+            if self.vit.layer_scale == 0.0 {
+                linear
+            } else {
+                linear.layer_scale(vector(leaf))
+            }
+        };
         if branch == 0 {
             let heads = self.vit.heads();
             let form = Attention {
@@ -91,10 +99,10 @@ impl VitNetwork {
                 causal: false,
             };
             let mixed = attention(form, entry("attn.qkv", "norm1").forward(x), None);
-            (layer("attn.proj").layer_scale(vector("ls1.gamma")), mixed)
+            (scaled(layer("attn.proj"), "ls1.gamma"), mixed)
         } else {
             let hidden = entry("mlp.fc1", "norm2").forward(x);
-            (layer("mlp.fc2").gelu().layer_scale(vector("ls2.gamma")), hidden)
+            (scaled(layer("mlp.fc2").gelu(), "ls2.gamma"), hidden)
         }
     }
 
@@ -114,6 +122,7 @@ impl VitNetwork {
         let qkv = || Dim::writes(&heads, 3 * width).groups(3).entry(self.vit.head_dim);
         let matrix = |leaf: &str, dims| TensorSpec::new(leaf, dims).init(Init::TruncatedNormal(0.02));
         let vector = |leaf: &str, dim| TensorSpec::new(leaf, vec![dim]).undecayed();
+        let scale = Init::Constant(self.vit.layer_scale as f32);
         let specs = [
             vector("norm1.weight", residual()).init(Init::Constant(1.0)),
             vector("norm1.bias", residual()),
@@ -124,17 +133,18 @@ impl VitNetwork {
                 vec![residual(), Dim::reads(&heads, width).entry(self.vit.head_dim)],
             ),
             vector("attn.proj.bias", residual()),
-            vector("ls1.gamma", residual()).init(Init::Constant(1e-5)),
+            vector("ls1.gamma", residual()).init(scale),
             vector("norm2.weight", residual()).init(Init::Constant(1.0)),
             vector("norm2.bias", residual()),
             matrix("mlp.fc1.weight", vec![Dim::writes(&ffn, hidden), reads()]),
             vector("mlp.fc1.bias", Dim::writes(&ffn, hidden)),
             matrix("mlp.fc2.weight", vec![residual(), Dim::reads(&ffn, hidden)]),
             vector("mlp.fc2.bias", residual()),
-            vector("ls2.gamma", residual()).init(Init::Constant(1e-5)),
+            vector("ls2.gamma", residual()).init(scale),
         ];
         specs
             .into_iter()
+            .filter(|spec| self.vit.layer_scale > 0.0 || !spec.name.ends_with(".gamma"))
             .map(|spec| TensorSpec {
                 name: format!("blocks.{i}.{}", spec.name),
                 block: Some(i),
@@ -143,35 +153,6 @@ impl VitNetwork {
             })
             .collect()
     }
-}
-
-/// Adds a branch to the images of `subset` only, as much stronger as there are fewer of them (stochastic depth by sub-batch,
-/// Oquab et al. 2023, section 5).
-fn on_subset(
-    x: Tensor<2>,
-    [batch, tokens, width]: [usize; 3],
-    subset: Vec<usize>,
-    run: impl FnOnce(usize, Tensor<2>) -> (Linear, Tensor<2>),
-) -> Tensor<2> {
-    let kept = subset.len();
-    let rows: Vec<i64> = subset.iter().map(|&i| i as i64).collect();
-    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [kept]), &x.device());
-    let x = x.reshape([batch, tokens * width]);
-    let part = x.clone().select(0, rows.clone()).reshape([kept * tokens, width]);
-    let (last, inner) = run(kept, part);
-    let change = last.forward(inner).mul_scalar(batch as f64 / kept as f64);
-    let change = change.reshape([kept, tokens * width]);
-    x.select_assign(0, rows, change, burn::tensor::IndexingUpdateOp::Add)
-        .reshape([batch * tokens, width])
-}
-
-/// Block ids kept at `depth` of `parent` blocks: `floor((parent - 1) * j / (depth - 1))`, evenly spaced, with the first and
-/// the last block always among them (POA section 3.1). One block: the first.
-pub fn kept_blocks(parent: usize, depth: usize) -> Vec<usize> {
-    if depth <= 1 {
-        return (0..depth).collect();
-    }
-    (0..depth).map(|j| (parent - 1) * j / (depth - 1)).collect()
 }
 
 impl Network for VitNetwork {
@@ -215,6 +196,7 @@ impl Network for VitNetwork {
                 .undecayed(),
         );
         specs.push(TensorSpec::new("norm.bias", vec![residual()]).undecayed());
+        specs.extend(block::head_specs(self.vit.classes, self.feature()));
         specs
     }
 
@@ -228,6 +210,18 @@ impl Network for VitNetwork {
 
     fn mask_grid(&self) -> usize {
         self.vit.grid()
+    }
+
+    fn stride(&self) -> usize {
+        self.vit.patch
+    }
+
+    fn width_step(&self) -> usize {
+        self.vit.head_dim
+    }
+
+    fn stochastic_depth(&self) -> StochasticDepth {
+        StochasticDepth::Subset
     }
 
     fn layers(&self) -> usize {
@@ -270,49 +264,19 @@ impl Network for VitNetwork {
         let x = self.norm(weights, "norm", x);
         let cls = x.clone().slice([0..batch, 0..1, 0..width]).squeeze_dim::<2>(1);
         Features {
+            logits: block::logits(weights, self.vit.classes, &cls),
             cls,
             patches: x.slice([0..batch, 1..1 + patches, 0..width]),
         }
     }
 
     fn space(&self, bounds: SpaceBounds) -> Result<Space, NetworkError> {
-        let Vit {
-            width, depth, head_dim, ..
-        } = self.vit;
-        let or = |value: usize, default: usize| if value == 0 { default } else { value };
-        let (width_step, depth_step) = (or(bounds.width_step, head_dim), or(bounds.depth_step, 1));
-        let (min_width, min_depth) = (or(bounds.min_width, width), or(bounds.min_depth, depth));
-        if !width_step.is_multiple_of(head_dim) {
-            return Err(NetworkError::Space(format!(
-                "width_step {width_step} is no whole number of heads of {head_dim}"
-            )));
-        }
-        let axis = |name: &str, min: usize, max: usize, step: usize| {
-            if min > max || min == 0 {
-                return Err(NetworkError::Space(format!(
-                    "min_{name} {min} must lie between 1 and the parent's {max}"
-                )));
-            }
-            // From below, so that the smallest is always there; the parent itself always is, whatever the step (elastic.md
-            // pitfall 14).
-            let mut sizes: Vec<usize> = (min..=max).step_by(step).collect();
-            if sizes.last() != Some(&max) {
-                sizes.push(max);
-            }
-            Ok(Axis {
-                name: name.into(),
-                sizes,
-            })
-        };
-        if !min_width.is_multiple_of(head_dim) {
-            return Err(NetworkError::Space(format!(
-                "min_width {min_width} is no whole number of heads of {head_dim}"
-            )));
-        }
+        let depth = [self.vit.depth];
+        let min = bounds.depths(&depth)?[0];
         Ok(Space {
             axes: vec![
-                axis("width", min_width, width, width_step)?,
-                axis("depth", min_depth, depth, depth_step)?,
+                bounds.width(self.vit.width, self.vit.head_dim, "heads of")?,
+                bounds.depth("depth".into(), min, depth[0])?,
             ],
         })
     }
@@ -413,6 +377,8 @@ mod tests {
             channels: 3,
             position_offset: 0.1,
             norm_eps: 1e-6,
+            layer_scale: 1e-5,
+            classes: 0,
         })
     }
 
@@ -462,7 +428,7 @@ mod tests {
         let space = parent
             .space(SpaceBounds {
                 min_width: 384,
-                min_depth: 12,
+                min_depths: vec![12],
                 ..Default::default()
             })
             .unwrap();
@@ -482,7 +448,7 @@ mod tests {
         let coarse = SpaceBounds {
             min_width: 384,
             width_step: 192,
-            min_depth: 12,
+            min_depths: vec![12],
             ..Default::default()
         };
         assert_eq!(parent.space(coarse).unwrap().axes[0].sizes, [384, 576, 768, 960, 1024]);

@@ -105,20 +105,39 @@ struct Given {
     place: String,
 }
 
-/// Reads a recipe: the default of `R`, over it the TOML `text` (from `origin`, for messages), over it the `overrides`, each a
+/// What a recipe's text and overrides together say of the dotted `key`, if they say a word there: for choosing the defaults to
+/// [`load`] them over. Text that is not TOML says nothing; `load` tells what is wrong with it.
+pub fn given(text: &str, overrides: &[String], key: &str) -> Option<String> {
+    let of_text = || {
+        let table: Table = toml::from_str(text).ok()?;
+        let mut keys = key.split('.');
+        let first = table.get(keys.next()?)?;
+        let value = keys.try_fold(first, |value, key| value.get(key))?;
+        value.as_str().map(str::to_owned)
+    };
+    let of_override = |text: &String| {
+        let (path, raw) = split_override(text).ok()?;
+        let value = raw.parse::<Value>().unwrap_or_else(|_| raw.into());
+        let named = path.join(".") == key;
+        named.then(|| value.as_str().map(str::to_owned)).flatten()
+    };
+    overrides.iter().rev().find_map(of_override).or_else(of_text)
+}
+
+/// Reads a recipe: `default`, over it the TOML `text` (from `origin`, for messages), over it the `overrides`, each a
 /// `key.of.table=value` whose value is TOML or else a bare string.
 ///
 /// # Errors
 /// If the text is not TOML, an override is not `key=value`, a key is unknown at any depth, or a value does not fit; every
 /// error names the key in full and the line or override it was found in.
-pub fn load<R: Serialize + DeserializeOwned + Default>(
+pub fn load<R: Serialize + DeserializeOwned>(
+    default: &R,
     text: &str,
     origin: &str,
     overrides: &[String],
 ) -> Result<R, RecipeError> {
-    let default = R::default();
-    let known = serde_json::to_value(&default).map_err(|e| RecipeError::Unwritable(e.to_string()))?;
-    let base = Table::try_from(&default).map_err(|e| RecipeError::Unwritable(one_line(&e)))?;
+    let known = serde_json::to_value(default).map_err(|e| RecipeError::Unwritable(e.to_string()))?;
+    let base = Table::try_from(default).map_err(|e| RecipeError::Unwritable(one_line(&e)))?;
 
     let syntax = |e: toml::de::Error| {
         let (line, column) = position(text, e.span().map_or(0, |span| span.start));

@@ -93,7 +93,7 @@ impl Default for Recipe {
 
 fn with(text: &str, overrides: &[&str]) -> Result<Recipe, RecipeError> {
     let overrides: Vec<String> = overrides.iter().map(|&text| text.into()).collect();
-    load(text, "recipe.toml", &overrides)
+    load(&Recipe::default(), text, "recipe.toml", &overrides)
 }
 
 fn refused(text: &str, overrides: &[&str]) -> (String, Option<String>) {
@@ -341,7 +341,7 @@ fn values_that_do_not_go_together_are_told() {
             }
         }
     }
-    let error = load::<Pair>("low = 1\nhigh = 2", "r.toml", &[]).unwrap_err();
+    let error = load(&Pair::default(), "low = 1\nhigh = 2", "r.toml", &[]).unwrap_err();
     assert_eq!(
         error,
         RecipeError::Invalid {
@@ -349,7 +349,7 @@ fn values_that_do_not_go_together_are_told() {
             reason: "low and high must not make 3".into()
         }
     );
-    let alone = load::<Pair>("low = 3", "r.toml", &[]).unwrap_err();
+    let alone = load(&Pair::default(), "low = 3", "r.toml", &[]).unwrap_err();
     assert_eq!(alone.to_string(), "r.toml:1: `low`: low and high must not make 3");
 }
 

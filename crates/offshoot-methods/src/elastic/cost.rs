@@ -116,7 +116,12 @@ pub enum CostError {
 pub fn of_recipe(recipe: &ElasticRecipe) -> Result<StepCost, CostError> {
     let network = recipe.network()?;
     let space: Space = recipe.space()?;
-    let sampler = Sampler::new(&space, recipe.space.sampling_scale, recipe.seed)?;
+    let sampler = Sampler::new(
+        &space,
+        &network.sampling_groups(&space),
+        recipe.space.sampling_scale,
+        recipe.seed,
+    )?;
     let mut elastic = Vec::new();
     for (child, copies) in sampler.multiplicities() {
         let view = network.child(child, "")?;

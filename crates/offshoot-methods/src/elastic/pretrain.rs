@@ -9,9 +9,9 @@ use offshoot_eval::knn::TEMPERATURE;
 use offshoot_eval::{EvalError, FeatureMatrix, Labelled};
 use offshoot_family::{Shape, Space};
 use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
-use offshoot_zoo::network::{KeepAll, NetworkError};
+use offshoot_zoo::network::{KeepAll, NetworkError, StochasticDepth, Subset};
 use offshoot_zoo::tensor::{Device, Tensor, kernels};
-use offshoot_zoo::{DropPath, Init, Network, TensorSpec, Weights};
+use offshoot_zoo::{DropPath, Network, TensorSpec, Weights};
 
 use super::heads::Heads;
 use super::recipe::{ElasticRecipe, RecipeProblem, Schedules};
@@ -91,12 +91,16 @@ struct Cut {
     plan: Plan,
     /// Tensors of the backbone.
     backbone: usize,
+    /// The intact network's number of each of its blocks.
+    blocks: Vec<usize>,
 }
 
 /// Teacher, students and optimizer of a run.
 pub struct ElasticLearner {
     recipe: ElasticRecipe,
     network: Box<dyn Network>,
+    /// Its blocks.
+    blocks: usize,
     heads: Heads,
     /// Of backbone and heads, by name.
     specs: BTreeMap<String, TensorSpec>,
@@ -131,15 +135,23 @@ impl ElasticLearner {
         let loader = Loader::new(source, train, loader_config(recipe))?;
         let network = recipe.network()?;
         let heads = recipe.projection_heads(network.as_ref());
-        let mut specs = [network.specs(), heads.specs()].concat();
-        for spec in specs.iter_mut().filter(|spec| spec.is_layer_scale()) {
-            spec.init = Init::Constant(recipe.parent.layer_scale as f32);
-        }
+        let specs = [network.specs(), heads.specs()].concat();
+        let blocks = specs
+            .iter()
+            .filter_map(|spec| spec.block)
+            .max()
+            .map_or(0, |last| last + 1);
         let student = offshoot_zoo::initialise(&specs, recipe.seed, device);
         let space = recipe.space()?;
         Ok(Self {
             schedules: recipe.schedules(),
-            sampler: Sampler::new(&space, recipe.space.sampling_scale, recipe.seed)?,
+            blocks,
+            sampler: Sampler::new(
+                &space,
+                &network.sampling_groups(&space),
+                recipe.space.sampling_scale,
+                recipe.seed,
+            )?,
             space,
             heads,
             specs: specs.into_iter().map(|s| (s.name.clone(), s)).collect(),
@@ -197,6 +209,7 @@ impl ElasticLearner {
                     network,
                     plan,
                     backbone,
+                    blocks: view.blocks,
                 },
             );
         }
@@ -209,6 +222,7 @@ impl ElasticLearner {
             network,
             plan,
             backbone,
+            ..
         } = &self.children[shape];
         let weights = materialize(&self.teacher, &plan[..*backbone]);
         let batches = images.batches();
@@ -253,25 +267,51 @@ pub fn loader_config(recipe: &ElasticRecipe) -> LoaderConfig {
 
 /// Random subsets for stochastic depth, a pure function of (seed, step, pass, branch).
 struct RandomSubsets {
+    rule: StochasticDepth,
+    /// Rate, at the last block where it grows.
     rate: f64,
+    /// The intact network's number of each block, and of its last.
+    blocks: (Vec<usize>, usize),
     seed: u64,
     step: u64,
     pass: Pass,
 }
 
 impl DropPath for RandomSubsets {
-    fn subset(&mut self, branch: usize, batch: usize) -> Option<Vec<usize>> {
-        let keep = kept(batch, self.rate);
-        if keep == batch {
-            return None;
-        }
+    fn subset(&mut self, branch: usize, batch: usize) -> Option<Subset> {
         let stream = format!("elastic.drop-path.{:?}", self.pass);
-        let mut rng = Rng::for_example(self.seed, &stream, self.step, branch as u64);
-        let mut images: Vec<usize> = (0..batch).collect();
-        rng.shuffle(&mut images);
-        images.truncate(keep);
-        images.sort_unstable();
-        Some(images)
+        let rng = || Rng::for_example(self.seed, &stream, self.step, branch as u64);
+        match self.rule {
+            StochasticDepth::None => None,
+            StochasticDepth::Subset => {
+                let keep = kept(batch, self.rate);
+                if keep == batch {
+                    return None;
+                }
+                let mut images: Vec<usize> = (0..batch).collect();
+                rng().shuffle(&mut images);
+                images.truncate(keep);
+                images.sort_unstable();
+                Some(Subset {
+                    images,
+                    scale: batch as f64 / keep as f64,
+                })
+            }
+            StochasticDepth::Linear => {
+                // A block keeps its own rate wherever it stands in a child (elastic.md 2.3).
+                let (block, last) = (self.blocks.0[branch / 2], self.blocks.1);
+                let rate = self.rate * block as f64 / last.max(1) as f64;
+                if rate == 0.0 {
+                    return None;
+                }
+                let mut rng = rng();
+                let images = (0..batch).filter(|_| rng.unit() >= rate).collect();
+                Some(Subset {
+                    images,
+                    scale: 1.0 / (1.0 - rate),
+                })
+            }
+        }
     }
 }
 
@@ -310,15 +350,27 @@ impl Learner for ElasticLearner {
         let shape = self.sampler.draw(step);
         self.meet(&shape)?;
         let Cut {
-            network: child, plan, ..
+            network: child,
+            plan,
+            blocks: kept,
+            ..
         } = &self.children[&shape];
+        let blocks = self.blocks;
         let (rate, seed) = (self.recipe.optim.drop_path, self.recipe.seed);
         let mut drop_path = |pass| -> Box<dyn DropPath> {
             if rate == 0.0 {
-                Box::new(KeepAll)
-            } else {
-                Box::new(RandomSubsets { rate, seed, step, pass })
+                return Box::new(KeepAll);
             }
+            let intact = matches!(pass, Pass::IntactGlobal | Pass::IntactLocal);
+            let kept = if intact { (0..blocks).collect() } else { kept.clone() };
+            Box::new(RandomSubsets {
+                rule: self.network.stochastic_depth(),
+                rate,
+                blocks: (kept, blocks.saturating_sub(1)),
+                seed,
+                step,
+                pass,
+            })
         };
         let objective = Objective {
             network: self.network.as_ref(),
@@ -493,6 +545,8 @@ mod tests {
         assert_eq!((kept(1, 0.2), kept(3, 0.9), kept(7, 0.0)), (1, 1, 7));
         let subsets = |branch| {
             RandomSubsets {
+                rule: StochasticDepth::Subset,
+                blocks: ((0..2).collect(), 1),
                 rate: 0.2,
                 seed: 1,
                 step: 2,
@@ -501,7 +555,7 @@ mod tests {
             .subset(branch, 100)
             .unwrap()
         };
-        assert_eq!(subsets(0).len(), 80);
+        assert_eq!((subsets(0).images.len(), subsets(0).scale), (80, 1.25));
         assert_eq!(subsets(0), subsets(0));
         assert_ne!(subsets(0), subsets(1));
     }

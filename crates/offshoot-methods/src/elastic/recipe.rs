@@ -3,8 +3,8 @@
 use offshoot_data::{BlockMasks, MultiCrop};
 use offshoot_family::catalog::Preprocessing;
 use offshoot_family::recipe::Auto;
-use offshoot_family::{Architecture, Space, Vit};
-use offshoot_zoo::network::{NetworkError, SpaceBounds};
+use offshoot_family::{Architecture, Space};
+use offshoot_zoo::network::{NetworkError, SpaceBounds, StochasticDepth};
 use offshoot_zoo::{Network, TensorSpec};
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +24,9 @@ pub struct ElasticRecipe {
     pub seed: u64,
     /// The images.
     pub data: DataRecipe,
-    /// The network that is trained whole.
-    pub parent: ParentRecipe,
+    /// The network that is trained whole. Its image side and channels are those of the global crops and of the data, and are
+    /// filled in.
+    pub parent: Architecture,
     /// Its sub-networks.
     pub space: SpaceRecipe,
     /// Multi-crop augmentation.
@@ -73,40 +74,48 @@ pub struct DataRecipe {
     pub resize: Auto<u32>,
 }
 
-/// The intact network.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ParentRecipe {
-    /// The family of architectures: `vit`.
-    pub family: String,
-    /// Channels of the residual stream.
-    pub width: usize,
-    /// Blocks.
-    pub depth: usize,
-    /// Channels of one attention head.
-    pub head_dim: usize,
-    /// Hidden channels of the feed-forward layer over the width.
-    pub mlp_ratio: usize,
-    /// Side of a patch, in pixels.
-    pub patch: usize,
-    /// Start value of LayerScale. Short runs want more than the paper's 1e-5, which leaves blocks at the identity for long.
-    pub layer_scale: f64,
-}
-
 /// The sub-networks that are trained and derived.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpaceRecipe {
     /// Smallest width.
     pub min_width: usize,
-    /// Distance of two widths. auto: one head.
+    /// Distance of two widths. auto: the least there can be: one head, or as many channels as GroupNorm has groups.
     pub width_step: Auto<usize>,
-    /// Smallest depth.
-    pub min_depth: usize,
+    /// Smallest depth; of a network in stages, one number a stage: those that fall short of the parent's can be cut.
+    pub min_depth: PerStage,
     /// Distance of two depths.
     pub depth_step: usize,
     /// How much oftener the smallest size of an axis is drawn than the largest.
     pub sampling_scale: f64,
+}
+
+/// One number, or one for each stage of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a whole number, or a list of one a stage")]
+pub enum PerStage {
+    /// A network that is not in stages.
+    One(usize),
+    /// One for each stage.
+    Each(Vec<usize>),
+}
+
+impl PerStage {
+    fn numbers(&self) -> Vec<usize> {
+        match self {
+            Self::One(number) => vec![*number],
+            Self::Each(numbers) => numbers.clone(),
+        }
+    }
+}
+
+impl From<&[usize]> for PerStage {
+    fn from(numbers: &[usize]) -> Self {
+        match numbers {
+            [one] => Self::One(*one),
+            each => Self::Each(each.to_vec()),
+        }
+    }
 }
 
 /// Projection heads.
@@ -200,7 +209,16 @@ pub struct ProbeRecipe {
 impl Default for ElasticRecipe {
     /// POA's ViT-L/16 run (paper Table 6, the code's `vit_ee1200`; elastic.md section 4.1), for data that must be named.
     fn default() -> Self {
-        Self {
+        Self::of_family("vit").expect("there is a vit")
+    }
+}
+
+impl ElasticRecipe {
+    /// The default recipe with the paper's parent and space of another family of architectures; none if there is no such family.
+    /// What else that parent's run had is in its ready recipe.
+    pub fn of_family(family: &str) -> Option<Self> {
+        let (parent, bounds) = offshoot_zoo::registry::paper(family)?;
+        Some(Self {
             method: "elastic".into(),
             seed: 0,
             data: DataRecipe {
@@ -216,19 +234,11 @@ impl Default for ElasticRecipe {
                 workers: Auto::Auto,
                 resize: Auto::Auto,
             },
-            parent: ParentRecipe {
-                family: "vit".into(),
-                width: 1024,
-                depth: 24,
-                head_dim: 64,
-                mlp_ratio: 4,
-                patch: 16,
-                layer_scale: 1e-5,
-            },
+            parent,
             space: SpaceRecipe {
-                min_width: 384,
+                min_width: bounds.min_width,
                 width_step: Auto::Auto,
-                min_depth: 12,
+                min_depth: bounds.min_depths[..].into(),
                 depth_step: 1,
                 sampling_scale: 3.0,
             },
@@ -275,7 +285,7 @@ impl Default for ElasticRecipe {
                 references: 10_000,
                 queries: 2_000,
             },
-        }
+        })
     }
 }
 
@@ -323,7 +333,6 @@ impl ElasticRecipe {
         let batch = self.train.batch;
         self.check()?;
         self.data.workers.resolve(|| cores.max(1));
-        self.space.width_step.resolve(|| self.parent.head_dim);
         self.optim.lr.resolve(|| 0.004 * (batch as f64 / 1024.0).sqrt());
         if let Some(data) = data {
             self.data.channels.resolve(|| data.channels);
@@ -346,14 +355,14 @@ impl ElasticRecipe {
             let steps = self.train.epochs * epoch;
             self.train.probe_every.resolve(|| (steps / 20).max(1));
         }
-        self.fill_in();
-        self.network()?;
+        self.fill_in()?;
         self.space()?;
         Ok(())
     }
 
-    /// What sections say of each other: channels and normalisation of the crops, grid and start of the masks.
-    fn fill_in(&mut self) {
+    /// What sections say of each other: channels and normalisation of the crops, image of the parent, smallest distance of two
+    /// widths, grid and start of the masks.
+    fn fill_in(&mut self) -> Result<(), RecipeProblem> {
         if let (Some(&channels), Some(mean), Some(std)) = (
             self.data.channels.value(),
             self.data.mean.value(),
@@ -363,9 +372,58 @@ impl ElasticRecipe {
             self.crops.mean.clone_from(mean);
             self.crops.std.clone_from(std);
         }
-        let grid = self.crops.globals.px as usize / self.parent.patch.max(1);
+        let (channels, image) = self.parent.input();
+        let px = self.crops.globals.px as usize;
+        if image != 0 && image != px {
+            return Err(RecipeProblem::Value {
+                key: "parent.image",
+                value: image.to_string(),
+                reason: format!("the global crops have {px} pixels; leave it out"),
+            });
+        }
+        // Channels that are not known yet count as three.
+        let known = self.data.channels.value().map(|&c| usize::from(c));
+        if let Some(known) = known.filter(|&known| channels != 0 && channels != known) {
+            return Err(RecipeProblem::Value {
+                key: "parent.channels",
+                value: channels.to_string(),
+                reason: format!("the data has {known}; leave it out"),
+            });
+        }
+        let network = offshoot_zoo::open(&self.parent.clone().with_input(known.unwrap_or(3), px))?;
+        if known.is_some() {
+            self.parent = network.architecture();
+        }
+        self.space.width_step.resolve(|| network.width_step());
+        let grid = network.mask_grid();
         self.masks.grid = (grid, grid);
         self.masks.from_step = self.epochs(self.optim.ibot_start_epochs);
+        let stride = network.stride() as u32;
+        for (key, px) in [
+            ("crops.globals.px", self.crops.globals.px),
+            ("crops.locals.px", self.crops.locals.px),
+        ] {
+            if px == 0 || !px.is_multiple_of(stride) {
+                let below = (px / stride).max(1) * stride;
+                let reason = format!(
+                    "must be a multiple of {stride}; the nearest are {below} and {}",
+                    below + stride
+                );
+                return Err(RecipeProblem::Value {
+                    key,
+                    value: px.to_string(),
+                    reason,
+                });
+            }
+        }
+        if self.optim.drop_path > 0.0 && network.stochastic_depth() == StochasticDepth::None {
+            return Err(RecipeProblem::Value {
+                key: "optim.drop_path",
+                value: self.optim.drop_path.to_string(),
+                reason: "this architecture has no stochastic depth: set it to 0".into(),
+            });
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), RecipeProblem> {
@@ -383,29 +441,12 @@ impl ElasticRecipe {
                 "this is a recipe of the method `elastic`",
             );
         }
-        if self.parent.family != "vit" {
-            return bad("parent.family", self.parent.family.clone(), "this version trains `vit`");
-        }
         if self.crops.globals.count != 2 {
             return bad(
                 "crops.globals.count",
                 self.crops.globals.count.to_string(),
                 "the loss compares two global crops",
             );
-        }
-        let patch = self.parent.patch.max(1) as u32;
-        for (key, px) in [
-            ("crops.globals.px", self.crops.globals.px),
-            ("crops.locals.px", self.crops.locals.px),
-        ] {
-            if px == 0 || !px.is_multiple_of(patch) {
-                let below = (px / patch).max(1) * patch;
-                let reason = format!(
-                    "must be a multiple of the patch {patch}; the nearest are {below} and {}",
-                    below + patch
-                );
-                return bad(key, px.to_string(), &reason);
-            }
         }
         if self.train.batch == 0 || self.train.epochs == 0 {
             return bad(
@@ -465,25 +506,8 @@ impl ElasticRecipe {
 
     /// The intact network's architecture. Channels that are not known yet count as three.
     pub fn architecture(&self) -> Architecture {
-        let ParentRecipe {
-            width,
-            depth,
-            head_dim,
-            mlp_ratio,
-            patch,
-            ..
-        } = self.parent;
-        Architecture::Vit(Vit {
-            width,
-            depth,
-            head_dim,
-            mlp_ratio,
-            patch,
-            image: self.crops.globals.px as usize,
-            channels: self.data.channels.value().map_or(3, |&c| usize::from(c)),
-            position_offset: 0.1,
-            norm_eps: 1e-6,
-        })
+        let channels = self.data.channels.value().map_or(3, |&c| usize::from(c));
+        self.parent.clone().with_input(channels, self.crops.globals.px as usize)
     }
 
     /// The intact network.
@@ -502,7 +526,7 @@ impl ElasticRecipe {
         self.network()?.space(SpaceBounds {
             min_width: self.space.min_width,
             width_step: self.space.width_step.value().copied().unwrap_or(0),
-            min_depth: self.space.min_depth,
+            min_depths: self.space.min_depth.numbers(),
             depth_step: self.space.depth_step,
         })
     }

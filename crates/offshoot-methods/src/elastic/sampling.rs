@@ -56,14 +56,18 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler over `space` without its intact shape. Along each axis the weight falls from `scale` for the smallest size to
-    /// 1 for the largest in equal steps (an axis of a single size weighs `scale`, as numpy's `linspace` has it); a cycle holds
-    /// each shape as often as the product of its weights, rounded half to even, says (POA equation 14 and its code). Runs that
-    /// share a step but should draw different shapes, such as the ranks of one job, take different seeds.
+    /// A sampler over `space` without its intact shape. Within each of `groups` of axes, shapes are ranked by the sum of their
+    /// sizes, and the weight falls from `scale` for the least to 1 for the largest in equal steps (an axis of a single size weighs
+    /// `scale`, as numpy's `linspace` has it); a cycle holds each shape as often as the product of its weights, rounded half to
+    /// even, says (POA equation 14 and its code). Runs that share a step but should draw different shapes, such as the ranks of one
+    /// job, take different seeds.
+    ///
+    /// # Panics
+    /// If a group names an axis that the space does not have.
     ///
     /// # Errors
     /// If the space has no shapes or too many, or the scale is below 1.
-    pub fn new(space: &Space, scale: f64, seed: u64) -> Result<Self, SamplingError> {
+    pub fn new(space: &Space, groups: &[Vec<usize>], scale: f64, seed: u64) -> Result<Self, SamplingError> {
         if space.axes.is_empty() {
             return Err(SamplingError::Empty("the space has no axes".into()));
         }
@@ -86,14 +90,23 @@ impl Sampler {
                 limit: MAX_SHAPES,
             });
         }
-        // The weights in the order of the space: the last axis fastest, products from the first axis on.
-        let mut weights = vec![1.0];
-        for axis in &space.axes {
-            let along = falling(scale, axis.sizes.len());
-            weights = weights
-                .iter()
-                .flat_map(|weight| along.iter().map(move |a| weight * a))
-                .collect();
+        let mut weights = vec![1.0; space.count()];
+        for group in groups {
+            let sub = Space {
+                axes: group.iter().map(|&axis| space.axes[axis].clone()).collect(),
+            };
+            let along = ranked(&sub, scale);
+            for (weight, shape) in weights.iter_mut().zip(space.iter()) {
+                let sizes = sub
+                    .axes
+                    .iter()
+                    .map(|axis| shape.get(&axis.name).expect("an axis of the space"));
+                let at = sub.axes.iter().zip(sizes).fold(0, |at, (axis, size)| {
+                    let place = axis.sizes.iter().position(|&s| s == size).expect("a size of the axis");
+                    at * axis.sizes.len() + place
+                });
+                *weight *= along[at];
+            }
         }
         let intact = space.intact();
         let mut multiplicities = Vec::with_capacity(weights.len());
@@ -160,6 +173,19 @@ impl Sampler {
     }
 }
 
+/// The weight of each shape of `space`: from `scale` for the least sum of sizes to 1 for the largest, in equal steps. Shapes of
+/// equal sums keep their order.
+fn ranked(space: &Space, scale: f64) -> Vec<f64> {
+    let sum = |index: &usize| -> usize { space.at(*index).iter().map(|(_, size)| size).sum() };
+    let mut order: Vec<usize> = (0..space.count()).collect();
+    order.sort_by_key(sum);
+    let mut weights = vec![0.0; order.len()];
+    for (index, weight) in order.into_iter().zip(falling(scale, space.count())) {
+        weights[index] = weight;
+    }
+    weights
+}
+
 /// `linspace(scale, 1, points)` in the arithmetic of numpy, whose rounding decides some multiplicities.
 fn falling(scale: f64, points: usize) -> Vec<f64> {
     if points == 1 {
@@ -211,6 +237,12 @@ mod tests {
         }
     }
 
+    /// Every axis weighs by itself, as for a ViT and a Swin.
+    fn sampler(space: &Space, scale: f64, seed: u64) -> Result<Sampler, SamplingError> {
+        let each: Vec<Vec<usize>> = (0..space.axes.len()).map(|axis| vec![axis]).collect();
+        Sampler::new(space, &each, scale, seed)
+    }
+
     fn vit_l() -> Space {
         space((384..=1024).step_by(64), 12..=24)
     }
@@ -234,7 +266,7 @@ mod tests {
             [4, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2, 1, 1],
             [3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 1, 1, 0],
         ];
-        let sampler = Sampler::new(&vit_l(), 3.0, 0).unwrap();
+        let sampler = sampler(&vit_l(), 3.0, 0).unwrap();
         let found: BTreeMap<Shape, usize> = sampler.multiplicities().iter().cloned().collect();
         for (i, row) in table.iter().enumerate() {
             for (j, &multiplicity) in row.iter().enumerate() {
@@ -253,9 +285,9 @@ mod tests {
     #[test]
     fn cycles_are_as_long_as_the_papers() {
         for (scale, cycle) in [(3.0, 572), (2.0, 322), (1.0, 142)] {
-            assert_eq!(Sampler::new(&vit_l(), scale, 0).unwrap().cycle(), cycle);
+            assert_eq!(sampler(&vit_l(), scale, 0).unwrap().cycle(), cycle);
         }
-        let swin = Sampler::new(&space([96, 112, 128], 6..=18), 2.0, 0).unwrap();
+        let swin = sampler(&space([96, 112, 128], 6..=18), 2.0, 0).unwrap();
         assert_eq!(swin.cycle(), 88);
         let rows: Vec<usize> = swin.multiplicities().iter().map(|&(_, n)| n).collect();
         assert_eq!(rows[..13], [4, 4, 4, 4, 3, 3, 3, 3, 3, 2, 2, 2, 2]);
@@ -263,9 +295,34 @@ mod tests {
         assert_eq!(rows[26..], [2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1]);
     }
 
+    /// elastic.md 4.5: ranked by total blocks, no weight for the width; 698 = 3 * 233 - 1 draws a cycle.
+    #[test]
+    fn a_resnets_depths_are_ranked_together_and_its_width_does_not_weigh() {
+        let axis = |name: &str, sizes: Vec<usize>| Axis {
+            name: name.into(),
+            sizes,
+        };
+        let space = Space {
+            axes: vec![
+                axis("width", vec![64, 96, 128]),
+                axis("depth2", (4..=8).collect()),
+                axis("depth3", (6..=36).collect()),
+            ],
+        };
+        let sampler = Sampler::new(&space, &[vec![1, 2]], 2.0, 0).unwrap();
+        assert_eq!((sampler.multiplicities().len(), sampler.cycle()), (464, 698));
+        for (shape, n) in sampler.multiplicities() {
+            let blocks = shape.get("depth2").unwrap() + shape.get("depth3").unwrap();
+            assert!(
+                if blocks < 26 { *n == 2 } else { blocks < 29 || *n == 1 },
+                "{shape}: {n}"
+            );
+        }
+    }
+
     #[test]
     fn every_pass_draws_each_shape_as_often_as_it_should() {
-        let sampler = Sampler::new(&vit_l(), 3.0, 7).unwrap();
+        let sampler = sampler(&vit_l(), 3.0, 7).unwrap();
         let wanted: BTreeMap<Shape, usize> = sampler.multiplicities().iter().cloned().collect();
         let cycle = sampler.cycle() as u64;
         let mut passes = Vec::new();
@@ -283,9 +340,9 @@ mod tests {
 
     #[test]
     fn draws_follow_from_seed_and_step_alone() {
-        let sampler = Sampler::new(&vit_l(), 3.0, 7).unwrap();
-        let again = Sampler::new(&vit_l(), 3.0, 7).unwrap();
-        let other = Sampler::new(&vit_l(), 3.0, 8).unwrap();
+        let sampler = sampler(&vit_l(), 3.0, 7).unwrap();
+        let again = sampler(&vit_l(), 3.0, 7).unwrap();
+        let other = sampler(&vit_l(), 3.0, 8).unwrap();
         let steps = [0, 1, 571, 572, 573, 100_000, u64::MAX];
         assert!(steps.iter().rev().all(|&step| sampler.draw(step) == again.draw(step)));
         assert!((0..50).any(|step| sampler.draw(step) != other.draw(step)));
@@ -301,7 +358,7 @@ mod tests {
             name: "width".into(),
             sizes: vec![1, 2, 3, 4],
         };
-        let sampler = Sampler::new(&Space { axes: vec![axis] }, 1.0, 3).unwrap();
+        let sampler = sampler(&Space { axes: vec![axis] }, 1.0, 3).unwrap();
         let mut found = [0i64; 3];
         for pass in 0..30_000 {
             found[sampler.draw(3 * pass).get("width").unwrap() - 1] += 1;
@@ -311,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_space_of_one_shape_draws_it() {
-        let sampler = Sampler::new(&space([64], [2]), 3.0, 0).unwrap();
+        let sampler = sampler(&space([64], [2]), 3.0, 0).unwrap();
         assert_eq!((sampler.cycle(), sampler.multiplicities().len()), (0, 0));
         assert_eq!(sampler.draw(0), shape(64, 2));
         assert_eq!(sampler.draw(u64::MAX), shape(64, 2));
@@ -319,7 +376,7 @@ mod tests {
 
     #[test]
     fn an_axis_of_one_size_never_draws_the_intact_shape() {
-        let sampler = Sampler::new(&space([64], [1, 2]), 3.0, 0).unwrap();
+        let sampler = sampler(&space([64], [1, 2]), 3.0, 0).unwrap();
         assert_eq!(sampler.multiplicities(), [(shape(64, 1), 9)]);
         assert!((0..20).all(|step| sampler.draw(step) == shape(64, 1)));
     }
@@ -327,23 +384,20 @@ mod tests {
     #[test]
     fn what_cannot_be_sampled_is_refused() {
         assert!(matches!(
-            Sampler::new(&Space { axes: vec![] }, 3.0, 0),
+            sampler(&Space { axes: vec![] }, 3.0, 0),
             Err(SamplingError::Empty(_))
         ));
-        assert!(matches!(
-            Sampler::new(&space([], [1]), 3.0, 0),
-            Err(SamplingError::Empty(_))
-        ));
+        assert!(matches!(sampler(&space([], [1]), 3.0, 0), Err(SamplingError::Empty(_))));
         for scale in [0.0, 0.99, -1.0, f64::NAN, f64::INFINITY] {
-            let error = Sampler::new(&vit_l(), scale, 0).unwrap_err();
+            let error = sampler(&vit_l(), scale, 0).unwrap_err();
             assert!(error.to_string().contains("at least 1") && error.hint().is_some());
         }
         assert!(matches!(
-            Sampler::new(&vit_l(), 1e200, 0),
+            sampler(&vit_l(), 1e200, 0),
             Err(SamplingError::TooLarge { .. })
         ));
         assert!(matches!(
-            Sampler::new(&vit_l(), 2000.0, 0),
+            sampler(&vit_l(), 2000.0, 0),
             Err(SamplingError::TooLarge { .. })
         ));
         let axis = |_| Axis {
@@ -353,9 +407,6 @@ mod tests {
         let vast = Space {
             axes: (0..7).map(axis).collect(),
         };
-        assert!(matches!(
-            Sampler::new(&vast, 1.0, 0),
-            Err(SamplingError::TooLarge { .. })
-        ));
+        assert!(matches!(sampler(&vast, 1.0, 0), Err(SamplingError::TooLarge { .. })));
     }
 }

@@ -115,6 +115,8 @@ pub(crate) fn empty(space: Option<Space>) -> Catalog {
                 image: 224,
                 channels: 3,
                 position_offset: 0.1,
+                layer_scale: 1e-5,
+                classes: 0,
                 norm_eps: 1e-6,
             }),
         },

@@ -45,6 +45,8 @@ fn saved_weights_come_back_bit_for_bit() {
     // Exported models resample positions by transformers' rule; every other number comes back.
     let expected = Architecture::Vit(Vit {
         position_offset: 0.0,
+        layer_scale: 1e-5,
+        classes: 0,
         ..vit
     });
     assert_eq!(opened.network().architecture(), expected);
@@ -102,6 +104,8 @@ fn a_child_exported_from_file_to_file_is_the_materialized_child_byte_for_byte() 
                     width,
                     depth,
                     position_offset: 0.0,
+                    layer_scale: 1e-5,
+                    classes: 0,
                     ..vit.clone()
                 }
             );

@@ -2,7 +2,7 @@
 
 use offshoot_family::Vit;
 use offshoot_zoo::materialize::{compile, materialize};
-use offshoot_zoo::network::KeepAll;
+use offshoot_zoo::network::{KeepAll, Subset};
 use offshoot_zoo::tensor::{Bool, Device, Tensor, TensorData};
 use offshoot_zoo::vit::VitNetwork;
 use offshoot_zoo::{DropPath, Features, Network, Weights, open};
@@ -14,8 +14,11 @@ use crate::{lively, numbers, shape, small};
 pub(crate) struct Given<'a>(pub(crate) &'a dyn Fn(usize) -> Option<Vec<usize>>);
 
 impl DropPath for Given<'_> {
-    fn subset(&mut self, branch: usize, _: usize) -> Option<Vec<usize>> {
-        (self.0)(branch)
+    fn subset(&mut self, branch: usize, batch: usize) -> Option<Subset> {
+        (self.0)(branch).map(|images| Subset {
+            scale: batch as f64 / images.len() as f64,
+            images,
+        })
     }
 }
 
@@ -82,6 +85,8 @@ fn folded_gains_equal_scaled_inputs_at_every_corner() {
     };
     let plain = Vit {
         position_offset: 0.0,
+        layer_scale: 1e-5,
+        classes: 0,
         ..grey.clone()
     };
     for (seed, vit) in [(1, grey), (2, odd), (3, plain)] {

@@ -28,6 +28,8 @@ fn small() -> Vit {
         image: 6,
         channels: 1,
         position_offset: 0.1,
+        layer_scale: 1e-5,
+        classes: 0,
         norm_eps: 1e-6,
     }
 }
@@ -70,7 +72,7 @@ fn whole_space(network: &VitNetwork, vit: &Vit) -> Space {
     network
         .space(SpaceBounds {
             min_width: vit.head_dim,
-            min_depth: 1,
+            min_depths: vec![1],
             ..SpaceBounds::default()
         })
         .unwrap()

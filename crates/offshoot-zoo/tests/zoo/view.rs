@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use offshoot_family::{Architecture, Operator, View, Vit};
-use offshoot_zoo::hf::LayoutTensor;
+use offshoot_zoo::layout::LayoutTensor;
 use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
 use offshoot_zoo::tensor::{Device, Linear, Tensor};
 use offshoot_zoo::vit::VitNetwork;
@@ -34,6 +34,8 @@ fn networks() -> impl Strategy<Value = Vit> {
             image: patch * grid,
             channels,
             position_offset: 0.1,
+            layer_scale: 1e-5,
+            classes: 0,
             norm_eps: 1e-6,
         })
 }

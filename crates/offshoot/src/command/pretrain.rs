@@ -18,8 +18,6 @@ use offshoot_methods::elastic::sampling::Sampler;
 use offshoot_methods::train::run::RunFolder;
 use offshoot_methods::train::trainer::{self, Clock, Observer, Outcome, StepReport, train};
 use offshoot_zoo::spec;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::family::short;
 use super::images;
@@ -74,10 +72,22 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
     go(args, Ready::new(args, recipe)?, &run)
 }
 
-/// Reads a recipe file with overrides.
-pub fn read_recipe<R: Serialize + DeserializeOwned + Default>(path: &Path, overrides: &[String]) -> Result<R, Failure> {
+/// Reads a recipe file with overrides, over the defaults of the family that it names.
+pub fn read_recipe(path: &Path, overrides: &[String]) -> Result<ElasticRecipe, Failure> {
     let text = std::fs::read_to_string(path).with_context(|| format!("recipe {}", path.display()))?;
-    Ok(recipe::load(&text, &path.display().to_string(), overrides)?)
+    let origin = path.display().to_string();
+    let family = recipe::given(&text, overrides, "parent.family");
+    let default = match &family {
+        None => ElasticRecipe::default(),
+        Some(family) => ElasticRecipe::of_family(family).ok_or_else(|| {
+            let known = offshoot_zoo::registry::FAMILIES.join(", ");
+            Failure::input(
+                format!("{origin}: `parent.family`: there is no architecture `{family}`"),
+                format!("there are {known}"),
+            )
+        })?,
+    };
+    Ok(recipe::load(&default, &text, &origin, overrides)?)
 }
 
 /// Opens the data of a recipe.
@@ -402,7 +412,12 @@ fn dry_run(mut recipe: ElasticRecipe, rate: f64) -> Result<(), Failure> {
     let network = recipe.network()?;
     let heads = recipe.projection_heads(network.as_ref());
     let space = recipe.space()?;
-    let sampler = Sampler::new(&space, recipe.space.sampling_scale, recipe.seed)?;
+    let sampler = Sampler::new(
+        &space,
+        &network.sampling_groups(&space),
+        recipe.space.sampling_scale,
+        recipe.seed,
+    )?;
     let mut lines = vec![format!("{} sub-networks (cycle {})", space.count(), sampler.cycle())];
     for shape in [space.smallest(), space.middle(), space.intact()] {
         let child = offshoot_zoo::open(&network.child(&shape, "")?.child)?;

@@ -34,6 +34,8 @@ fn vit((width, depth, head_dim, patch): (usize, usize, usize, usize), image: usi
         image,
         channels: 3,
         position_offset,
+        layer_scale: 1e-5,
+        classes: 0,
         norm_eps: 1e-6,
     }
 }

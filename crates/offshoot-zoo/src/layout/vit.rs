@@ -1,44 +1,9 @@
-//! Hugging Face folders: how a network's tensors are named and cut there, and the JSON files beside them.
+//! The vision transformer as transformers' `Dinov2Model`.
 
-use offshoot_family::catalog::Preprocessing;
-use offshoot_family::{Architecture, Vit};
+use offshoot_family::Vit;
 use serde_json::{Value, json};
 
-/// One tensor as a Hugging Face file has it: some rows of one of ours, perhaps under another shape.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayoutTensor {
-    /// Name in the file.
-    pub name: String,
-    /// Shape in the file.
-    pub shape: Vec<usize>,
-    /// Our tensor that it is part of.
-    pub tensor: String,
-    /// Which rows of ours, `[start, end)`, and of how many; none for all of it.
-    pub rows: Option<(usize, usize, usize)>,
-}
-
-/// A network as a Hugging Face folder.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Layout {
-    /// Every tensor of `model.safetensors`. Parts of one of our tensors stand next to each other, in row order.
-    pub tensors: Vec<LayoutTensor>,
-    /// `config.json`.
-    pub config: Value,
-    /// The transformers class that opens the folder.
-    pub class: &'static str,
-}
-
-impl Layout {
-    /// Names and shapes in the file, in its order.
-    pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
-        self.tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect()
-    }
-
-    /// Bytes of the exported fp32 weights file.
-    pub fn bytes(&self) -> u64 {
-        crate::safetensors::file_bytes(self.tensors.iter().map(|t| (t.name.as_str(), &t.shape[..])))
-    }
-}
+use super::{Layout, LayoutTensor};
 
 /// The layout of transformers' `Dinov2Model`.
 pub(crate) fn vit_layout(vit: &Vit) -> Layout {
@@ -138,7 +103,7 @@ fn vit_config(vit: &Vit) -> Value {
         "qkv_bias": true,
         "use_swiglu_ffn": false,
         "use_mask_token": true,
-        "layerscale_value": 1e-5,
+        "layerscale_value": vit.layer_scale,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "drop_path_rate": 0.0,
@@ -150,22 +115,11 @@ fn vit_config(vit: &Vit) -> Value {
     })
 }
 
-/// The architecture that a `config.json` describes.
+/// The numbers that a `config.json` of `model_type` `dinov2` describes.
 ///
 /// # Errors
 /// Names the key that is missing or has a value that no network here takes.
-pub fn architecture(config: &Value) -> Result<Architecture, String> {
-    let kind = config
-        .get("model_type")
-        .and_then(Value::as_str)
-        .ok_or("`model_type` is missing")?;
-    match kind {
-        "dinov2" => vit_architecture(config).map(Architecture::Vit),
-        other => Err(format!("`model_type` is `{other}`; this version opens dinov2")),
-    }
-}
-
-fn vit_architecture(config: &Value) -> Result<Vit, String> {
+pub(super) fn vit_architecture(config: &Value) -> Result<Vit, String> {
     let number = |key: &str, default: Option<u64>| match config.get(key) {
         None => default.ok_or(format!("`{key}` is missing")),
         Some(value) => value.as_u64().ok_or(format!("`{key}` is {value}, not a whole number")),
@@ -199,25 +153,12 @@ fn vit_architecture(config: &Value) -> Result<Vit, String> {
             .get("layer_norm_eps")
             .map_or(Some(1e-6), Value::as_f64)
             .ok_or("`layer_norm_eps` is no number")?,
+        layer_scale: config
+            .get("layerscale_value")
+            .map_or(Some(1.0), Value::as_f64)
+            .ok_or("`layerscale_value` is no number")?,
+        classes: 0,
     };
     vit.check().map_err(|e| e.to_string())?;
     Ok(vit)
-}
-
-/// `preprocessor_config.json` for transformers' `BitImageProcessor`.
-pub fn preprocessor(preprocessing: &Preprocessing) -> Value {
-    json!({
-        "image_processor_type": "BitImageProcessor",
-        "do_convert_rgb": preprocessing.channels == 3,
-        "do_resize": true,
-        "size": { "shortest_edge": preprocessing.resize },
-        "resample": 3,
-        "do_center_crop": true,
-        "crop_size": { "height": preprocessing.crop, "width": preprocessing.crop },
-        "do_rescale": true,
-        "rescale_factor": 1.0 / 255.0,
-        "do_normalize": true,
-        "image_mean": preprocessing.mean,
-        "image_std": preprocessing.std
-    })
 }
