@@ -1,4 +1,4 @@
-//! Checkpoint folders in the Hugging Face layout: opened with every name and shape checked, written one tensor at a time.
+//! Checkpoint folders in the layouts of other programs: opened with every name and shape checked, written one tensor at a time.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use crate::materialize::{self, Plan, ViewError};
 use crate::network::{Network, NetworkError};
 use crate::registry::open;
 use crate::safetensors::{self, SafetensorsError, SafetensorsFile};
+use crate::spec::{Init, TensorSpec};
 use crate::tensor::Device;
 use crate::weights::{Weight, Weights};
 
@@ -139,23 +140,27 @@ impl Checkpoint {
         for spec in self.network.specs() {
             weights.insert(
                 &spec.name,
-                Weight::from_values(self.tensor(&spec.name)?, spec.shape(), device),
+                Weight::from_values(self.tensor(&spec)?, spec.shape(), device),
             );
         }
         Ok(weights)
     }
 
-    /// The elements of our tensor `name`, put together from its parts in the file.
-    fn tensor(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
+    /// The elements of our tensor `spec`, put together from its parts in the file; its start value where the layout leaves it out.
+    fn tensor(&self, spec: &TensorSpec) -> Result<Vec<f32>, CheckpointError> {
         let mut parts = self
             .layout
             .tensors
             .iter()
-            .filter(|t| t.tensor == name)
+            .filter(|t| t.tensor == spec.name)
             .map(|t| self.file.read(&t.name));
-        let mut values = parts
-            .next()
-            .unwrap_or_else(|| panic!("the layout has no tensor `{name}`"))?;
+        let Some(first) = parts.next() else {
+            let Init::Constant(value) = spec.init else {
+                panic!("the layout has no tensor `{}`", spec.name)
+            };
+            return Ok(vec![value; spec.elements()]);
+        };
+        let mut values = first?;
         for part in parts {
             values.extend(part?);
         }
@@ -194,7 +199,7 @@ impl Checkpoint {
         folder: &Path,
     ) -> Result<(), CheckpointError> {
         let (child, plan) = self.plan(view)?;
-        let layout = child.layout();
+        let (layout, specs) = (child.layout(), self.network.specs());
         // The parts of one tensor stand next to each other: remember the last one made.
         let mut last: Option<(String, Vec<f32>)> = None;
         safetensors::write(&folder.join(WEIGHTS), &layout.shapes(), |i| {
@@ -202,8 +207,10 @@ impl Checkpoint {
             if last.as_ref().is_none_or(|(name, _)| *name != part.tensor) {
                 let entry = plan.iter().find(|entry| entry.name == part.tensor);
                 let entry = entry.unwrap_or_else(|| panic!("the plan has no tensor `{}`", part.tensor));
+                let spec = specs.iter().find(|spec| spec.name == entry.parent);
+                let spec = spec.expect("a plan copies the parent's tensors");
                 last = None;
-                last = Some((part.tensor.clone(), entry.on_host(&self.tensor(&entry.parent)?)));
+                last = Some((part.tensor.clone(), entry.on_host(&self.tensor(spec)?)));
             }
             let (_, values) = last.as_ref().expect("it was just made");
             Ok::<_, CheckpointError>(rows(values, part.rows).to_vec())
@@ -212,7 +219,7 @@ impl Checkpoint {
             &folder.join("preprocessor_config.json"),
             &layout::preprocessor(preprocessing),
         )?;
-        write_json(&folder.join("config.json"), &layout.config)
+        write_json(&folder.join("config.json"), &layout.config(preprocessing))
     }
 }
 
@@ -249,7 +256,7 @@ pub fn save(
         &folder.join("preprocessor_config.json"),
         &layout::preprocessor(preprocessing),
     )?;
-    write_json(&folder.join("config.json"), &layout.config)
+    write_json(&folder.join("config.json"), &layout.config(preprocessing))
 }
 
 /// Reads a JSON file of a checkpoint, bounded in size.

@@ -13,6 +13,7 @@ pub mod materialize;
 pub mod network;
 pub mod positions;
 pub mod registry;
+pub mod resnet;
 pub mod safetensors;
 pub mod spec;
 pub mod start;

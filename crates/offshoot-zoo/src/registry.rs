@@ -1,8 +1,9 @@
 //! Which code runs which architecture: the one place that tells architectures apart.
 
-use offshoot_family::{Architecture, Vit};
+use offshoot_family::{Architecture, ResNet, ResNetNorm, StrideOn, Vit};
 
 use crate::network::{Network, NetworkError, SpaceBounds};
+use crate::resnet::ResNetNetwork;
 use crate::vit::VitNetwork;
 
 /// The network of an architecture.
@@ -15,6 +16,10 @@ pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkErro
             vit.check()?;
             Ok(Box::new(VitNetwork::new(vit.clone())))
         }
+        Architecture::ResNet(net) => {
+            net.check()?;
+            Ok(Box::new(ResNetNetwork::new(net.clone())))
+        }
         other => Err(NetworkError::Space(format!(
             "this version has no network for {other:?}"
         ))),
@@ -22,7 +27,7 @@ pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkErro
 }
 
 /// Families that can be trained.
-pub const FAMILIES: [&str; 1] = ["vit"];
+pub const FAMILIES: [&str; 2] = ["vit", "resnet"];
 
 /// POA's intact network of a family and the bounds of its space (elastic.md sections 2.2 to 2.4); none if there is no such
 /// family. Image side and channels are left to the data.
@@ -48,6 +53,22 @@ pub fn paper(family: &str) -> Option<(Architecture, SpaceBounds)> {
                 classes: 0,
             };
             Some((Architecture::Vit(vit), bounds(384, &[12])))
+        }
+        "resnet" => {
+            let net = ResNet {
+                width: 128,
+                outputs: 256,
+                stem: 64,
+                depths: vec![3, 8, 36, 3],
+                norm: ResNetNorm::Group,
+                groups: 32,
+                stride_on: StrideOn::Second,
+                image: 0,
+                channels: 0,
+                norm_eps: 1e-5,
+                classes: 0,
+            };
+            Some((Architecture::ResNet(net), bounds(64, &[3, 4, 6, 3])))
         }
         _ => None,
     }

@@ -1,14 +1,16 @@
-//! Hugging Face folders: how a network's tensors are named and cut there, and the JSON files beside them.
+//! Folders of other programs: how a network's tensors are named and cut there, and the JSON files beside them.
 
+mod resnet;
 mod vit;
 
+pub(crate) use resnet::resnet_layout;
 pub(crate) use vit::vit_layout;
 
 use offshoot_family::Architecture;
 use offshoot_family::catalog::Preprocessing;
 use serde_json::{Value, json};
 
-/// One tensor as a Hugging Face file has it: some rows of one of ours, perhaps under another shape.
+/// One tensor as a file has it: some rows of one of ours, perhaps under another shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayoutTensor {
     /// Name in the file.
@@ -21,14 +23,15 @@ pub struct LayoutTensor {
     pub rows: Option<(usize, usize, usize)>,
 }
 
-/// A network as a Hugging Face folder.
+/// A network as a folder that another program opens: transformers, or timm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layout {
-    /// Every tensor of `model.safetensors`. Parts of one of our tensors stand next to each other, in row order.
+    /// Every tensor of `model.safetensors`. Parts of one of our tensors stand next to each other, in row order. A tensor of ours
+    /// that is not among them is left out of the file, and is its start value when the file is read.
     pub tensors: Vec<LayoutTensor>,
     /// `config.json`.
     pub config: Value,
-    /// The transformers class that opens the folder.
+    /// What opens the folder: a class of transformers, or a call.
     pub class: &'static str,
 }
 
@@ -38,24 +41,36 @@ impl Layout {
         self.tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect()
     }
 
+    /// `config.json` for images prepared in this way; where it has a place for that, it says so.
+    pub fn config(&self, preprocessing: &Preprocessing) -> Value {
+        let mut config = self.config.clone();
+        if let Some(Value::Object(timm)) = config.get_mut("pretrained_cfg") {
+            timm.insert("mean".into(), json!(preprocessing.mean));
+            timm.insert("std".into(), json!(preprocessing.std));
+            let share = f64::from(preprocessing.crop) / f64::from(preprocessing.resize.max(1));
+            timm.insert("crop_pct".into(), json!(share));
+        }
+        config
+    }
+
     /// Bytes of the exported fp32 weights file.
     pub fn bytes(&self) -> u64 {
         crate::safetensors::file_bytes(self.tensors.iter().map(|t| (t.name.as_str(), &t.shape[..])))
     }
 }
 
-/// The architecture that a `config.json` describes.
+/// The architecture that a `config.json` describes: transformers' by its `model_type`, timm's by its `architecture`.
 ///
 /// # Errors
 /// Names the key that is missing or has a value that no network here takes.
 pub fn architecture(config: &Value) -> Result<Architecture, String> {
-    let kind = config
-        .get("model_type")
-        .and_then(Value::as_str)
-        .ok_or("`model_type` is missing")?;
-    match kind {
-        "dinov2" => vit::vit_architecture(config).map(Architecture::Vit),
-        other => Err(format!("`model_type` is `{other}`; this version opens dinov2")),
+    let text = |key: &str| config.get(key).and_then(Value::as_str);
+    match (text("model_type"), text("architecture")) {
+        (Some("dinov2"), _) => vit::vit_architecture(config).map(Architecture::Vit),
+        (Some("resnet"), _) => resnet::transformers_architecture(config).map(Architecture::ResNet),
+        (Some(other), _) => Err(format!("`model_type` is `{other}`; this version opens dinov2 and resnet")),
+        (None, Some(name)) => resnet::timm_architecture(name, config).map(Architecture::ResNet),
+        (None, None) => Err("`model_type` is missing, and so is timm's `architecture`".into()),
     }
 }
 
