@@ -410,3 +410,233 @@ impl Network for ResNetNetwork {
         resnet_layout(&self.net)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::kept_blocks;
+    use crate::registry::{open, paper};
+    use crate::spec::parameters;
+
+    fn paper_net() -> (ResNet, SpaceBounds) {
+        let (architecture, bounds) = paper("resnet").unwrap();
+        match architecture.with_input(3, 224) {
+            Architecture::ResNet(net) => (net, bounds),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn net(width: usize, depths: [usize; 4]) -> ResNetNetwork {
+        ResNetNetwork::new(ResNet {
+            width,
+            depths: depths.to_vec(),
+            ..paper_net().0
+        })
+    }
+
+    fn shape(width: usize, second: usize, third: usize) -> Shape {
+        Shape::new([("width", width), ("depth2", second), ("depth3", third)])
+    }
+
+    /// elastic.md section 5, exact.
+    #[test]
+    fn parameter_counts_of_resnet_50_101_152_and_the_intact_network() {
+        for (width, depths, count, name) in [
+            (64, [3, 4, 6, 3], 23_508_096, Some("resnet50")),
+            (64, [3, 4, 23, 3], 42_500_224, Some("resnet101")),
+            (64, [3, 8, 36, 3], 58_143_872, Some("resnet152")),
+            (128, [3, 8, 36, 3], 172_609_408, None),
+        ] {
+            let network = net(width, depths);
+            assert_eq!(parameters(&network.specs()), count);
+            assert_eq!(network.familiar_name(), name);
+        }
+    }
+
+    /// elastic.md sections 2.4 and 8.2.
+    #[test]
+    fn the_paper_space_has_465_children_with_the_tabled_gains() {
+        let (intact, bounds) = paper_net();
+        let parent = ResNetNetwork::new(intact);
+        let space = parent.space(bounds).unwrap();
+        assert_eq!(space.count(), 465);
+        assert_eq!(space.axes[0].sizes, [64, 96, 128]);
+        let names: Vec<&str> = space.axes.iter().map(|axis| axis.name.as_str()).collect();
+        assert_eq!(names, ["width", "depth2", "depth3"]);
+        assert_eq!(parent.sampling_groups(&space), [[1, 2]]);
+        for (width, alpha) in [(64, Some(2.0)), (96, Some(1.333333)), (128, None)] {
+            let view = parent.child(&shape(width, 4, 6), "").unwrap();
+            let blocks = [0, 1, 2, 3, 5, 7, 10, 11, 18, 25, 32, 39, 46, 47, 48, 49];
+            assert_eq!(view.blocks, blocks);
+            let gain = |axis: &str| view.gains.get(axis).copied();
+            for axis in ["blocks.0.mid1", "blocks.7.mid2", "blocks.49.mid1"] {
+                assert!(
+                    gain(axis)
+                        .zip(alpha)
+                        .is_none_or(|(found, alpha)| (found - alpha).abs() < 1e-6)
+                );
+                assert_eq!(gain(axis).is_some(), alpha.is_some());
+            }
+            let size = |block: usize| view.axes.get(&format!("blocks.{block}.mid1"));
+            let expected = |stage: usize| alpha.map(|_| Operator::Prefix { size: width << stage });
+            for (block, stage) in [(2, 0), (3, 1), (46, 2), (47, 3)] {
+                assert_eq!(size(block).cloned(), expected(stage));
+            }
+            assert!(view.axes.keys().all(|axis| axis.contains(".mid")));
+        }
+        for bad in [
+            shape(80, 4, 6),
+            shape(160, 4, 6),
+            shape(64, 9, 6),
+            shape(64, 4, 37),
+            shape(0, 4, 6),
+        ] {
+            assert!(parent.child(&bad, "").is_err(), "{bad}");
+        }
+        let narrow = SpaceBounds {
+            min_width: 70,
+            ..SpaceBounds::default()
+        };
+        assert!(parent.space(narrow).is_err());
+    }
+
+    /// elastic.md section 2.4, the depths of the second and third stage.
+    #[test]
+    fn the_depth_rule_keeps_the_tabled_blocks() {
+        let kept = |depth| kept_blocks(8, depth);
+        assert_eq!(kept(4), [0, 2, 4, 7]);
+        assert_eq!(kept(5), [0, 1, 3, 5, 7]);
+        assert_eq!(kept(6), [0, 1, 2, 4, 5, 7]);
+        assert_eq!(kept(7), [0, 1, 2, 3, 4, 5, 7]);
+        assert_eq!(kept_blocks(36, 6), [0, 7, 14, 21, 28, 35]);
+        assert_eq!(
+            kept_blocks(36, 23),
+            [
+                0, 1, 3, 4, 6, 7, 9, 11, 12, 14, 15, 17, 19, 20, 22, 23, 25, 27, 28, 30, 31, 33, 35
+            ]
+        );
+    }
+
+    /// elastic.md sections 4.3 and 8.2: the stem is 50 layers below the last of 3 + 8 + 36 + 3 blocks, at 0.95 a layer.
+    #[test]
+    fn layers_and_decay_are_the_papers() {
+        let mut network = net(128, [3, 8, 36, 3]);
+        network.net.classes = 10;
+        let specs = network.specs();
+        let factor = |name: &str| {
+            let spec = specs.iter().find(|spec| spec.name == name).unwrap();
+            0.95f64.powi(spec.layer.map_or(0, |layer| network.layers() - layer) as i32)
+        };
+        for name in ["stem.conv.weight", "stem.norm.bias", "mask_token"] {
+            assert!((factor(name) - 0.0769450).abs() < 1e-7, "{name}");
+        }
+        assert!((factor("stages.0.blocks.0.shortcut.conv.weight") - 0.95f64.powi(49)).abs() < 1e-12);
+        assert_eq!(factor("stages.3.blocks.2.conv3.weight"), 1.0);
+        assert_eq!(factor("head.weight"), 1.0);
+        for spec in &specs {
+            let decayed = spec.name == "mask_token" || spec.name == "head.weight" || spec.dims.len() == 4;
+            assert_eq!(spec.decay, decayed, "{}", spec.name);
+            assert!(!spec.patch_embed && !spec.frozen);
+        }
+    }
+
+    #[test]
+    fn statistics_of_a_batch_norm_are_frozen() {
+        let mut network = net(64, [3, 4, 6, 3]);
+        network.net.norm = ResNetNorm::Batch;
+        for spec in network.specs() {
+            let statistics = spec.name.ends_with(".mean") || spec.name.ends_with(".variance");
+            assert_eq!(spec.frozen, statistics, "{}", spec.name);
+            assert!(!(spec.frozen && spec.decay));
+        }
+    }
+
+    /// torchvision gives 4.089 and 7.801 billion multiply-adds for its ResNet-50 and -101 of 1000 classes, and 11.514 for -152.
+    #[test]
+    fn multiply_adds_are_torchvisions() {
+        for (depths, billions) in [([3, 4, 6, 3], 4.089), ([3, 4, 23, 3], 7.801), ([3, 8, 36, 3], 11.514)] {
+            let mut network = net(64, depths);
+            network.net.classes = 1000;
+            let found = network.macs(224) as f64 / 1e9;
+            assert!((found - billions).abs() < 1e-3, "{found}");
+        }
+    }
+
+    #[test]
+    fn networks_that_no_program_opens_are_refused() {
+        let good = paper_net().0;
+        assert!(open(&Architecture::ResNet(good.clone())).is_ok());
+        let first = ResNet {
+            width: 64,
+            norm: ResNetNorm::Batch,
+            stride_on: StrideOn::First,
+            ..good.clone()
+        };
+        assert!(open(&Architecture::ResNet(first.clone())).is_ok());
+        let refused = |net: ResNet, names: &str| {
+            let error = open(&Architecture::ResNet(net))
+                .err()
+                .expect("it is refused")
+                .to_string();
+            assert!(error.starts_with(names), "{error}");
+        };
+        refused(
+            ResNet {
+                stride_on: StrideOn::First,
+                ..good.clone()
+            },
+            "stride_on",
+        );
+        refused(
+            ResNet {
+                width: 80,
+                ..good.clone()
+            },
+            "width",
+        );
+        refused(
+            ResNet {
+                stem: 32,
+                ..good.clone()
+            },
+            "stem",
+        );
+        refused(
+            ResNet {
+                image: 100,
+                ..good.clone()
+            },
+            "image",
+        );
+        refused(
+            ResNet {
+                depths: vec![3, 4, 6],
+                ..good
+            },
+            "depths",
+        );
+        refused(
+            ResNet {
+                width: 128,
+                ..first.clone()
+            },
+            "width",
+        );
+        refused(
+            ResNet {
+                norm_eps: 1e-3,
+                ..first.clone()
+            },
+            "norm_eps",
+        );
+        // Its depths can be cut, its width cannot.
+        let network = ResNetNetwork::new(first);
+        let bounds = SpaceBounds {
+            min_width: 32,
+            ..SpaceBounds::default()
+        };
+        assert!(network.space(bounds).unwrap_err().to_string().contains("ResNetModel"));
+        assert!(network.child(&shape(32, 4, 6), "").is_err());
+        assert!(network.child(&shape(64, 4, 6), "").is_ok());
+    }
+}

@@ -68,7 +68,9 @@ pub fn architecture(config: &Value) -> Result<Architecture, String> {
     match (text("model_type"), text("architecture")) {
         (Some("dinov2"), _) => vit::vit_architecture(config).map(Architecture::Vit),
         (Some("resnet"), _) => resnet::transformers_architecture(config).map(Architecture::ResNet),
-        (Some(other), _) => Err(format!("`model_type` is `{other}`; this version opens dinov2 and resnet")),
+        (Some(other), _) => Err(format!(
+            "`model_type` is `{other}`; this version opens dinov2 and resnet"
+        )),
         (None, Some(name)) => resnet::timm_architecture(name, config).map(Architecture::ResNet),
         (None, None) => Err("`model_type` is missing, and so is timm's `architecture`".into()),
     }
