@@ -16,6 +16,7 @@ pub mod registry;
 pub mod safetensors;
 pub mod spec;
 pub mod start;
+pub mod swin;
 pub mod tensor;
 pub mod vit;
 pub mod weights;

@@ -1,7 +1,10 @@
 //! Hugging Face folders: how a network's tensors are named and cut there, and the JSON files beside them.
 
+mod config;
+mod swin;
 mod vit;
 
+pub(crate) use swin::swin_layout;
 pub(crate) use vit::vit_layout;
 
 use offshoot_family::Architecture;
@@ -55,7 +58,8 @@ pub fn architecture(config: &Value) -> Result<Architecture, String> {
         .ok_or("`model_type` is missing")?;
     match kind {
         "dinov2" => vit::vit_architecture(config).map(Architecture::Vit),
-        other => Err(format!("`model_type` is `{other}`; this version opens dinov2")),
+        "swin" => swin::swin_architecture(config).map(Architecture::Swin),
+        other => Err(format!("`model_type` is `{other}`; this version opens dinov2 and swin")),
     }
 }
 

@@ -1,0 +1,503 @@
+//! The Swin transformer: attention within windows that are shifted in every second block, and maps that halve from stage to stage.
+//!
+//! The layout is Hugging Face's `SwinModel` (Liu et al. 2021); the elastic space and its slices follow POA appendix A.1, with three
+//! deviations from its code, so that every child is a standard Swin of its own numbers:
+//!
+//! - The LayerNorm of the patch embedding runs over the channels that are there, not over the intact network's.
+//! - A block is shifted by its place in its own network: children alternate, whichever blocks they keep.
+//! - Nothing is shifted where the map is not larger than the window.
+//!
+//! Merged patches are ordered as there and in the authors' code: upper left, lower left, upper right, lower right.
+
+use std::collections::BTreeMap;
+
+use offshoot_family::{Architecture, Operator, Shape, Space, Swin, View};
+
+use crate::block::{self, Block, BlockSpecs, on_subset};
+use crate::layout::{Layout, swin_layout};
+use crate::network::{
+    DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, depths_of, kept_in_stages,
+};
+use crate::spec::{Dim, Init, TensorSpec};
+use crate::tensor::{Attention, Bool, Int, Linear, Tensor, TensorData, attention, module};
+use crate::weights::Weights;
+
+/// A Swin transformer's forward pass and space.
+#[derive(Clone, Debug)]
+pub struct SwinNetwork {
+    swin: Swin,
+}
+
+/// Positions that a patch merging joins.
+const MERGED: usize = 4;
+/// Added to the score of two tokens of different regions of a shifted window.
+const APART: f32 = -100.0;
+
+/// Axis of the residual stream of a stage.
+fn residual(stage: usize) -> String {
+    format!("stages.{stage}.residual")
+}
+
+/// How the tokens of a map are put into windows: padded at the right and the lower edge to whole windows, and rolled by `shift`
+/// towards the upper left first.
+struct Windows {
+    /// Tokens on a side of the map.
+    side: usize,
+    /// Tokens on a side of a window.
+    window: usize,
+    /// Tokens that the map is rolled by.
+    shift: usize,
+}
+
+impl Windows {
+    fn new(side: usize, window: usize, odd: bool) -> Self {
+        let shift = if odd && side > window { window / 2 } else { 0 };
+        Self { side, window, shift }
+    }
+
+    /// Windows on a side of the padded map.
+    fn count(&self) -> usize {
+        self.side.div_ceil(self.window)
+    }
+
+    /// The token of the map at each place of each window, window by window; none where there is padding.
+    fn tokens(&self) -> Vec<Option<usize>> {
+        let padded = self.count() * self.window;
+        self.places()
+            .map(|(y, x)| ((y + self.shift) % padded, (x + self.shift) % padded))
+            .map(|(y, x)| (y < self.side && x < self.side).then_some(y * self.side + x))
+            .collect()
+    }
+
+    /// Row and column in the rolled map of each place of each window.
+    fn places(&self) -> impl Iterator<Item = (usize, usize)> {
+        let (count, window) = (self.count(), self.window);
+        (0..count * count).flat_map(move |at| {
+            let (top, left) = (at / count * window, at % count * window);
+            (0..window * window).map(move |token| (top + token / window, left + token % window))
+        })
+    }
+
+    /// The place of each token of the map, counted through the windows.
+    fn back(&self) -> Vec<usize> {
+        let mut back = vec![0; self.side * self.side];
+        for (place, token) in self.tokens().into_iter().enumerate() {
+            if let Some(token) = token {
+                back[token] = place;
+            }
+        }
+        back
+    }
+
+    /// Whether the windows are the map itself.
+    fn whole(&self) -> bool {
+        self.side == self.window
+    }
+
+    /// What keeps tokens apart that a roll has put side by side, `windows * t * t` for windows of `t` tokens; none if nothing was
+    /// rolled.
+    fn apart(&self) -> Option<Vec<f32>> {
+        if self.shift == 0 {
+            return None;
+        }
+        let padded = self.count() * self.window;
+        let band = |at: usize| usize::from(at >= padded - self.window) + usize::from(at >= padded - self.shift);
+        let region: Vec<usize> = self.places().map(|(y, x)| 3 * band(y) + band(x)).collect();
+        let apart = region.chunks(self.window * self.window).flat_map(|window| {
+            let pair = move |a: usize| window.iter().map(move |&b| if a == b { 0.0 } else { APART });
+            window.iter().flat_map(move |&a| pair(a))
+        });
+        Some(apart.collect())
+    }
+}
+
+/// For each pair of tokens of a window the row of the table of relative positions: query by query, key by key.
+fn relative_positions(window: usize) -> Vec<i64> {
+    let token = |i: usize| ((i / window) as i64, (i % window) as i64);
+    let (tokens, span) = (window * window, 2 * window as i64 - 1);
+    let pairs = (0..tokens).flat_map(|query| (0..tokens).map(move |key| (token(query), token(key))));
+    pairs
+        .map(|((y, x), (v, u))| (y - v + window as i64 - 1) * span + x - u + window as i64 - 1)
+        .collect()
+}
+
+fn indices(values: impl IntoIterator<Item = usize>, like: &Tensor<2>) -> Tensor<1, Int> {
+    let values: Vec<i64> = values.into_iter().map(|v| v as i64).collect();
+    let n = values.len();
+    Tensor::from_data(TensorData::new(values, [n]), &like.device())
+}
+
+impl SwinNetwork {
+    /// The network of checked numbers.
+    pub fn new(swin: Swin) -> Self {
+        Self { swin }
+    }
+
+    fn stages(&self) -> usize {
+        self.swin.depths.len()
+    }
+
+    fn heads(&self, stage: usize) -> usize {
+        self.swin.stage_width(stage) / self.swin.head_dim
+    }
+
+    /// Blocks before `stage`.
+    fn before(&self, stage: usize) -> usize {
+        self.swin.depths[..stage].iter().sum()
+    }
+
+    /// `[windows or 1, heads, t, t]` biases on the scores of a block.
+    fn bias(&self, block: &Block, heads: usize, windows: &Windows) -> Tensor<4> {
+        let window = self.swin.window;
+        let tokens = window * window;
+        let table: Tensor<2> = block.weights.tensor(&format!("{}.attn.relative_position", block.name));
+        let pairs = relative_positions(window);
+        let pairs = Tensor::<1, Int>::from_data(TensorData::new(pairs, [tokens * tokens]), &table.device());
+        let bias = table
+            .select(0, pairs)
+            .swap_dims(0, 1)
+            .reshape([1, heads, tokens, tokens]);
+        match windows.apart() {
+            None => bias,
+            Some(apart) => {
+                let groups = windows.count().pow(2);
+                let apart = TensorData::new(apart, [groups, 1, tokens, tokens]);
+                let device = bias.device();
+                bias + Tensor::from_data(apart, &device)
+            }
+        }
+    }
+
+    /// Attention within windows on `images` maps of `x`, `[rows, width]`, up to the projection and what goes into it.
+    fn attend(
+        &self,
+        block: &Block,
+        heads: usize,
+        windows: &Windows,
+        images: usize,
+        x: Tensor<2>,
+    ) -> (Linear, Tensor<2>) {
+        let [rows, width] = x.dims();
+        let (tokens, groups) = (self.swin.window.pow(2), windows.count().pow(2));
+        let form = Attention {
+            sequences: vec![(images * groups, tokens)],
+            heads,
+            kv_heads: heads,
+            head_dim: self.swin.head_dim,
+            causal: false,
+        };
+        let bias = self.bias(block, heads, windows);
+        let qkv = block.qkv(x);
+        if windows.whole() {
+            return (block.projection(), attention(form, qkv, Some(bias)));
+        }
+        let map = windows.side * windows.side;
+        let places = windows.tokens();
+        // Padding is zero after the norm, so that its queries, keys and values are the bias of their projection: one more row.
+        let padded = places.contains(&None);
+        let row = |image: usize, token: &Option<usize>| token.map_or(rows, |token| image * map + token);
+        let there = (0..images).flat_map(|image| places.iter().map(move |token| row(image, token)));
+        let there = indices(there.collect::<Vec<_>>(), &qkv);
+        let qkv = if padded {
+            let bias = block.vector("attn.qkv.bias").reshape([1, 3 * width]);
+            Tensor::cat(vec![qkv, bias], 0)
+        } else {
+            qkv
+        };
+        let mixed = attention(form, qkv.select(0, there), Some(bias));
+        let back = windows.back();
+        let stride = places.len();
+        let back = (0..images).flat_map(|image| back.iter().map(move |place| image * stride + place));
+        let back = indices(back.collect::<Vec<_>>(), &mixed);
+        (block.projection(), mixed.select(0, back))
+    }
+
+    /// Joins 2 x 2 tokens to one of twice the channels: `[b * side^2, c]` to `[b * side^2 / 4, 2c]`.
+    fn merge(&self, weights: &Weights, stage: usize, [batch, side]: [usize; 2], x: Tensor<2>) -> Tensor<2> {
+        let [_, width] = x.dims();
+        let (half, name) = (side / 2, format!("stages.{stage}.downsample"));
+        let joined = x
+            .reshape([batch, half, 2, half, 2, width])
+            .permute([0, 1, 3, 4, 2, 5])
+            .reshape([batch * half * half, MERGED * width]);
+        let vector = |leaf: &str| weights.tensor::<1>(&format!("{name}.norm.{leaf}"));
+        Linear::new(weights.tensor(&format!("{name}.reduction.weight")))
+            .layer_norm(vector("weight"), vector("bias"), self.swin.norm_eps)
+            .forward(joined)
+    }
+
+    fn norm<const D: usize>(&self, weights: &Weights, name: &str, x: Tensor<D>) -> Tensor<D> {
+        let scale = weights.tensor(&format!("{name}.weight"));
+        let shift = weights.tensor(&format!("{name}.bias"));
+        module::layer_norm(x, scale, Some(shift), self.swin.norm_eps)
+    }
+
+    /// Specs of the blocks of a stage and of the merging behind it.
+    fn stage_specs(&self, stage: usize) -> Vec<TensorSpec> {
+        let (width, window) = (self.swin.stage_width(stage), self.swin.window);
+        let mut specs = Vec::new();
+        for place in 0..self.swin.depths[stage] {
+            let number = self.before(stage) + place;
+            let block = BlockSpecs {
+                name: format!("stages.{stage}.blocks.{place}"),
+                number,
+                residual: residual(stage),
+                width,
+                head_dim: self.swin.head_dim,
+                hidden: width * self.swin.mlp_ratio,
+                layer_scale: 0.0,
+            };
+            let heads = Dim::writes(BlockSpecs::heads_axis(number), self.heads(stage));
+            let table = vec![Dim::fixed((2 * window - 1).pow(2)), heads];
+            let table = TensorSpec::new(format!("{}.attn.relative_position", block.name), table);
+            specs.extend(block.specs());
+            specs.push(TensorSpec {
+                block: Some(number),
+                layer: Some(number + 1),
+                ..table.init(Init::TruncatedNormal(0.02))
+            });
+        }
+        if stage + 1 < self.stages() {
+            let name = format!("stages.{stage}.downsample");
+            let layer = |spec: TensorSpec| TensorSpec {
+                layer: Some(self.before(stage) + 1),
+                ..spec
+            };
+            let joined = |dim: Dim| dim.groups(MERGED);
+            let norm = |leaf: &str| {
+                let dim = joined(Dim::writes(residual(stage), MERGED * width));
+                layer(TensorSpec::new(format!("{name}.norm.{leaf}"), vec![dim]).undecayed())
+            };
+            let reduction = vec![
+                Dim::writes(residual(stage + 1), 2 * width),
+                joined(Dim::reads(residual(stage), MERGED * width)),
+            ];
+            let reduction = TensorSpec::new(format!("{name}.reduction.weight"), reduction);
+            specs.push(norm("weight").init(Init::Constant(1.0)));
+            specs.push(norm("bias"));
+            specs.push(layer(reduction.init(Init::TruncatedNormal(0.02))));
+        }
+        specs
+    }
+}
+
+impl Network for SwinNetwork {
+    fn architecture(&self) -> Architecture {
+        Architecture::Swin(self.swin.clone())
+    }
+
+    fn specs(&self) -> Vec<TensorSpec> {
+        let first = || Dim::writes(residual(0), self.swin.width);
+        let input = |spec: TensorSpec| TensorSpec { layer: Some(0), ..spec };
+        let norm = |name: &str, dim: fn(&Self) -> Dim, init| {
+            TensorSpec::new(name, vec![dim(self)])
+                .init(Init::Constant(init))
+                .undecayed()
+        };
+        let embedded = |net: &Self| Dim::writes(residual(0), net.swin.width);
+        let last = |net: &Self| Dim::writes(residual(net.stages() - 1), net.swin.feature_width());
+        let mut specs = vec![input(TensorSpec::new("mask_token", vec![first()]))];
+        specs.extend(block::embed_specs(first(), self.swin.channels, self.swin.patch));
+        specs.push(input(norm("patch_embed.norm.weight", embedded, 1.0)));
+        specs.push(input(norm("patch_embed.norm.bias", embedded, 0.0)));
+        specs.extend((0..self.stages()).flat_map(|stage| self.stage_specs(stage)));
+        specs.push(norm("norm.weight", last, 1.0));
+        specs.push(norm("norm.bias", last, 0.0));
+        specs.extend(block::head_specs(self.swin.classes, self.feature()));
+        specs
+    }
+
+    fn feature(&self) -> Dim {
+        Dim::reads(residual(self.stages() - 1), self.swin.feature_width())
+    }
+
+    fn image(&self) -> (usize, usize) {
+        (self.swin.channels, self.swin.image)
+    }
+
+    fn mask_grid(&self) -> usize {
+        2 * self.swin.image / self.swin.stride()
+    }
+
+    fn stride(&self) -> usize {
+        self.swin.stride()
+    }
+
+    fn width_step(&self) -> usize {
+        self.swin.head_dim
+    }
+
+    fn stochastic_depth(&self) -> StochasticDepth {
+        StochasticDepth::Linear
+    }
+
+    fn layers(&self) -> usize {
+        self.before(self.stages()) + 1
+    }
+
+    fn forward(
+        &self,
+        weights: &Weights,
+        images: Tensor<4>,
+        masks: Option<Tensor<2, Bool>>,
+        drop_path: &mut dyn DropPath,
+    ) -> Features {
+        let [batch, _, _, pixels] = images.dims();
+        let mut side = pixels / self.swin.patch;
+        let mut x = self.norm(
+            weights,
+            "patch_embed.norm",
+            block::embed_patches(weights, images, self.swin.patch),
+        );
+        if let Some(masks) = masks {
+            // Marks are those of the last map, twice as fine.
+            let grid = 2 * pixels / self.swin.stride();
+            let dims = x.dims();
+            let marks = block::upsample_marks(masks, grid, side / grid).reshape([dims[0], 1]);
+            let token = weights.tensor::<2>("mask_token").expand(dims);
+            x = x.mask_where(marks.expand(dims), token);
+        }
+        for stage in 0..self.stages() {
+            let (width, heads) = (self.swin.stage_width(stage), self.heads(stage));
+            for place in 0..self.swin.depths[stage] {
+                let number = self.before(stage) + place;
+                let block = Block {
+                    weights,
+                    name: &format!("stages.{stage}.blocks.{place}"),
+                    norm_eps: self.swin.norm_eps,
+                    layer_scale: false,
+                };
+                let windows = Windows::new(side, self.swin.window, place % 2 == 1);
+                for branch in 0..2 {
+                    let run = |images: usize, x: Tensor<2>| match branch {
+                        0 => self.attend(&block, heads, &windows, images, x),
+                        _ => block.feed_forward(x),
+                    };
+                    x = match drop_path.subset(2 * number + branch, batch) {
+                        None => {
+                            let (last, inner) = run(batch, x.clone());
+                            last.residual(x).forward(inner)
+                        }
+                        Some(subset) => on_subset(x, [batch, side * side, width], subset, run),
+                    };
+                }
+            }
+            if stage + 1 < self.stages() {
+                x = self.merge(weights, stage, [batch, side], x);
+                side /= 2;
+            }
+        }
+        let map = self
+            .norm(weights, "norm", x)
+            .reshape([batch, side * side, self.swin.feature_width()]);
+        let cls = map.clone().mean_dim(1).squeeze_dim::<2>(1);
+        Features {
+            logits: block::logits(weights, self.swin.classes, &cls),
+            cls,
+            patches: block::upsample_tokens(map, side, 2),
+        }
+    }
+
+    fn space(&self, bounds: SpaceBounds) -> Result<Space, NetworkError> {
+        let width = bounds.width(self.swin.width, self.swin.head_dim, "heads of")?;
+        let depths = bounds.stages(&self.swin.depths)?;
+        Ok(Space {
+            axes: [width].into_iter().chain(depths).collect(),
+        })
+    }
+
+    fn child(&self, shape: &Shape, parent: &str) -> Result<View, NetworkError> {
+        let bad = || NetworkError::Shape(shape.id());
+        let width = shape.get("width").ok_or_else(bad)?;
+        let depths = depths_of(shape, &self.swin.depths).ok_or_else(bad)?;
+        if width == 0 || width > self.swin.width || !width.is_multiple_of(self.swin.head_dim) {
+            return Err(bad());
+        }
+        let child = Self::new(Swin {
+            width,
+            depths,
+            ..self.swin.clone()
+        });
+        let blocks = kept_in_stages(&self.swin.depths, &child.swin.depths);
+        let mut axes = BTreeMap::new();
+        let mut gains = BTreeMap::new();
+        if width < self.swin.width {
+            let alpha = self.swin.width as f64 / width as f64;
+            let mut cut = |axis: String, size: usize| {
+                axes.insert(axis.clone(), Operator::Prefix { size });
+                gains.insert(axis, alpha);
+            };
+            for stage in 0..self.stages() {
+                let width = child.swin.stage_width(stage);
+                cut(residual(stage), width);
+                let stage_blocks = self.before(stage)..self.before(stage + 1);
+                for &block in blocks.iter().filter(|block| stage_blocks.contains(block)) {
+                    cut(BlockSpecs::heads_axis(block), child.heads(stage));
+                    cut(BlockSpecs::ffn_axis(block), width * self.swin.mlp_ratio);
+                }
+            }
+        }
+        Ok(View {
+            parent: parent.into(),
+            child: child.architecture(),
+            axes,
+            blocks,
+            gains,
+        })
+    }
+
+    fn familiar_name(&self) -> Option<&'static str> {
+        match (self.swin.width, &self.swin.depths[..], self.swin.window) {
+            (96, [2, 2, 6, 2], 7) => Some("swin-t"),
+            (96, [2, 2, 18, 2], 7) => Some("swin-s"),
+            (128, [2, 2, 18, 2], 7) => Some("swin-b"),
+            (192, [2, 2, 18, 2], 7) => Some("swin-l"),
+            _ => None,
+        }
+    }
+
+    fn macs(&self, image: usize) -> u64 {
+        let Swin {
+            width,
+            patch,
+            channels,
+            window,
+            mlp_ratio,
+            ..
+        } = self.swin;
+        let mut side = image / patch;
+        let mut macs = side * side * width * channels * patch * patch;
+        for (stage, depth) in self.swin.depths.iter().enumerate() {
+            let (tokens, width) = (side * side, self.swin.stage_width(stage));
+            let padded = (side.div_ceil(window) * window).pow(2);
+            let block = tokens * width * width * (4 + 2 * mlp_ratio) + 2 * padded * window * window * width;
+            macs += depth * block;
+            if stage + 1 < self.stages() {
+                macs += tokens / MERGED * (MERGED * width) * (2 * width);
+                side /= 2;
+            }
+        }
+        macs as u64
+    }
+
+    fn activations(&self, image: usize) -> u64 {
+        let mut side = image / self.swin.patch;
+        let mut kept = 0;
+        for (stage, depth) in self.swin.depths.iter().enumerate() {
+            let (tokens, width) = (side * side, self.swin.stage_width(stage));
+            let padded = (side.div_ceil(self.swin.window) * self.swin.window).pow(2);
+            // Of one block: what goes into either branch, qkv in windows, the mixed heads, and the hidden layer before GELU.
+            let block = tokens * width * (3 + self.swin.mlp_ratio) + 3 * padded * width;
+            kept += depth * block;
+            if stage + 1 < self.stages() {
+                kept += tokens * width;
+                side /= 2;
+            }
+        }
+        kept as u64
+    }
+
+    fn layout(&self) -> Layout {
+        swin_layout(&self.swin)
+    }
+}
