@@ -152,12 +152,7 @@ impl<B: Backend + Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     }
 
     /// Second derivatives are not part of any method here.
-    fn gradients(
-        _: Operation,
-        _: Tensors<Self>,
-        _: FloatTensor<Self>,
-        _: Vec<bool>,
-    ) -> Vec<Option<FloatTensor<Self>>> {
+    fn gradients(_: Operation, _: Tensors<Self>, _: FloatTensor<Self>, _: Vec<bool>) -> Vec<Option<FloatTensor<Self>>> {
         panic!("the gradient of an operation cannot be differentiated again")
     }
 

@@ -501,3 +501,91 @@ impl Network for SwinNetwork {
         swin_layout(&self.swin)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn swin(width: usize, third: usize) -> SwinNetwork {
+        let (architecture, _) = crate::registry::paper("swin").unwrap();
+        let Architecture::Swin(swin) = architecture.with_input(3, 224) else {
+            unreachable!("asked for a Swin")
+        };
+        SwinNetwork::new(Swin {
+            width,
+            depths: vec![2, 2, third, 2],
+            ..swin
+        })
+    }
+
+    /// POA appendix A.1 with a patch embedding that is sliced as a whole; the mask token counts.
+    #[test]
+    fn parameter_counts_of_swin_t_s_b() {
+        for (width, third, parameters) in [(96, 6, 27_542_772), (96, 18, 48_885_012), (128, 18, 86_806_896)] {
+            assert_eq!(crate::spec::parameters(&swin(width, third).specs()), parameters);
+        }
+    }
+
+    /// elastic.md 2.3 and 8.2.
+    #[test]
+    fn the_paper_space_has_39_children_with_the_tabled_blocks_and_gains() {
+        let parent = swin(128, 18);
+        let (_, bounds) = crate::registry::paper("swin").unwrap();
+        let space = parent.space(bounds).unwrap();
+        assert_eq!(space.count(), 39);
+        assert_eq!(space.smallest().id(), "96x6");
+        let view = |width, depth| {
+            parent
+                .child(&Shape::new([("width", width), ("depth3", depth)]), "")
+                .unwrap()
+        };
+        let third = |depth| -> Vec<usize> {
+            let blocks = view(96, depth).blocks;
+            assert_eq!(blocks[..4], [0, 1, 2, 3]);
+            assert_eq!(blocks[blocks.len() - 2..], [22, 23]);
+            blocks[4..blocks.len() - 2].iter().map(|b| b - 4).collect()
+        };
+        assert_eq!(third(6), [0, 3, 6, 10, 13, 17]);
+        assert_eq!(third(7), [0, 2, 5, 8, 11, 14, 17]);
+        assert_eq!(third(8), [0, 2, 4, 7, 9, 12, 14, 17]);
+        assert_eq!(third(9), [0, 2, 4, 6, 8, 10, 12, 14, 17]);
+        assert_eq!(third(10), [0, 1, 3, 5, 7, 9, 11, 13, 15, 17]);
+        assert_eq!(third(17), (0..18).filter(|&b| b != 16).collect::<Vec<_>>());
+        for (width, alpha) in [(96, 4.0 / 3.0), (112, 8.0 / 7.0)] {
+            let gains = view(width, 12).gains;
+            // Four streams, and heads and hidden channels of 18 blocks.
+            assert_eq!(gains.len(), 4 + 2 * 18);
+            assert!(gains.values().all(|gain| (gain - alpha).abs() < 1e-12));
+        }
+        let intact = parent.child(&space.intact(), "").unwrap();
+        assert!(intact.axes.is_empty() && intact.gains.is_empty());
+        assert!(parent.child(&Shape::new([("width", 100)]), "").is_err());
+        assert!(parent.child(&Shape::new([("width", 96), ("depth3", 19)]), "").is_err());
+    }
+
+    #[test]
+    fn windows_hold_every_token_once_and_give_it_back() {
+        for (side, window, odd) in [(6, 3, false), (6, 3, true), (8, 3, true), (2, 3, true), (7, 7, true), (5, 2, true)] {
+            let windows = Windows::new(side, window, odd);
+            let tokens = windows.tokens();
+            assert_eq!(tokens.len(), (windows.count() * window).pow(2));
+            let mut there: Vec<usize> = tokens.iter().flatten().copied().collect();
+            for (token, place) in windows.back().into_iter().enumerate() {
+                assert_eq!(tokens[place], Some(token));
+            }
+            there.sort_unstable();
+            assert_eq!(there, (0..side * side).collect::<Vec<_>>());
+            assert_eq!(windows.apart().is_some(), odd && side > window);
+        }
+        assert_eq!(Windows::new(14, 7, true).shift, 3);
+    }
+
+    /// Liu et al. 2021, table 1 and their counts: 4.5, 8.7 and 15.4 G for T, S and B, which count the same products.
+    #[test]
+    fn multiply_adds_are_the_published_ones() {
+        for (width, third, macs) in [(96, 6, 4.5e9), (96, 18, 8.7e9), (128, 18, 15.4e9)] {
+            let ours = swin(width, third).macs(224) as f64;
+            assert!((ours / macs - 1.0).abs() < 0.015, "{ours}");
+        }
+    }
+}
