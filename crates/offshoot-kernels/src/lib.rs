@@ -14,6 +14,7 @@ mod autodiff;
 mod convolution;
 mod cross_entropy;
 mod cut;
+mod gather;
 mod gelu;
 pub mod gemm;
 mod linear;
@@ -32,6 +33,7 @@ pub use attention::Attention;
 pub use convolution::Window;
 pub use cross_entropy::SoftTargets;
 pub use cut::Cut;
+pub use gather::{Gather, Rows};
 pub use linear::{Entry, Form};
 pub use memory::keep_freed_memory;
 pub use operation::{Gelu, NextToken, Operation};
@@ -152,12 +154,7 @@ impl<B: Backend + Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     }
 
     /// Second derivatives are not part of any method here.
-    fn gradients(
-        _: Operation,
-        _: Tensors<Self>,
-        _: FloatTensor<Self>,
-        _: Vec<bool>,
-    ) -> Vec<Option<FloatTensor<Self>>> {
+    fn gradients(_: Operation, _: Tensors<Self>, _: FloatTensor<Self>, _: Vec<bool>) -> Vec<Option<FloatTensor<Self>>> {
         panic!("the gradient of an operation cannot be differentiated again")
     }
 
@@ -361,6 +358,17 @@ pub fn sinkhorn(logits: Tensor<2>, temperature: f64, rounds: usize) -> Tensor<2>
 /// If `whole` has not as many elements, or a run lies outside.
 pub fn cut(form: Cut, whole: Tensor<1>) -> Tensor<1> {
     run(form, vec![whole.into_dispatch()])
+}
+
+/// Rows of `x`, `[n, width]`, as they are asked for: row `i` of the result, `[rows, width]`, is row `rows[i]` of `x`, or zeros
+/// where that is none. The gradients of a row that is used several times are added in the order of `i`. Steps that gather the
+/// same rows should share one [`Rows`].
+///
+/// # Panics
+/// If a row lies outside `x`.
+pub fn gather_rows(x: Tensor<2>, rows: impl Into<Rows>) -> Tensor<2> {
+    let form = Gather::new(rows.into(), x.dims());
+    run(form, vec![x.into_dispatch()])
 }
 
 /// Several untracked tensors as one argument.

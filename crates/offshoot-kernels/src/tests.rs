@@ -13,7 +13,7 @@ use burn::tensor::TensorData;
 
 use crate::operation::Kernel;
 use crate::slices::contiguous;
-use crate::{AdamStep, Attention, Entry, Form, Gelu, Kernels, Operation, SoftTargets, Tensors};
+use crate::{AdamStep, Attention, Entry, Form, Gather, Gelu, Kernels, Operation, SoftTargets, Tensors};
 
 /// What computes an operation.
 #[derive(Clone, Copy, Debug)]
@@ -288,6 +288,16 @@ fn gelu(shape: &[usize], seed: u64) -> Case {
     Case::of(Gelu, format!("GELU of {shape:?}, seed {seed}"), inputs)
 }
 
+/// Rows of a matrix, about one in five of them none.
+fn gather([rows, height, width]: [usize; 3], seed: u64) -> Case {
+    let mut draw = Draw(seed);
+    let source = |draw: &mut Draw| (draw.below(5) > 0 && height > 0).then(|| draw.below(height) as u32);
+    let sources: Vec<_> = (0..rows).map(|_| source(&mut draw)).collect();
+    let inputs = vec![draw.tensor(&[height, width], 1.0), draw.tensor(&[rows, width], 1.0)];
+    let name = format!("{rows} of {height} rows of {width}, seed {seed}");
+    Case::of(Gather::new(sources.into(), [height, width]), name, inputs)
+}
+
 /// AdamW of tensors of these sizes, the second of which is to keep its weight.
 fn adamw(sizes: &[usize], seed: u64) -> Case {
     let mut draw = Draw(seed);
@@ -377,6 +387,7 @@ fn all() -> Vec<Case> {
     cases.push(tempered_softmax([5, 37], 0.07, 5));
     cases.extend([1, 3].map(|rounds| sinkhorn([9, 21], (1.0, 0.05), rounds, 6)));
     cases.push(gelu(&[5, 37], 7));
+    cases.push(gather([23, 9, 19], 21));
     cases.push(adamw(&[37, 5, 1], 8));
     cases.push(square_sums(&[37, 5, 1], 9));
     cases.push(average(&[37, 5, 1], 10));
@@ -404,6 +415,7 @@ fn large() -> Vec<Case> {
     cases.push(tempered_softmax([70, 1501], 0.07, 15));
     cases.push(sinkhorn([70, 1501], (1.0, 0.05), 3, 16));
     cases.push(gelu(&[70_001], 17));
+    cases.push(gather([2003, 1009, 67], 22));
     let sizes = [70_001, 5, 16_385];
     cases.extend([adamw(&sizes, 18), square_sums(&sizes, 19), average(&sizes, 20)]);
     cases

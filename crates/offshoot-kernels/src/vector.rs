@@ -167,6 +167,30 @@ pub(crate) fn copied<'a>(blank: &'a mut Blank, values: &[f32]) -> &'a mut [f32] 
     }
 }
 
+/// `blank` with each row of `width` values, and what is left of one, written by `work`, which gets the row's number and its blank
+/// memory and returns that memory written to.
+pub(crate) fn in_rows<F>(blank: &mut Blank, width: usize, mut work: F) -> &mut [f32]
+where
+    F: for<'a> FnMut(usize, &'a mut Blank) -> &'a mut [f32],
+{
+    for (r, row) in blank.chunks_mut(width.max(1)).enumerate() {
+        checked(row, |row| work(r, row));
+    }
+    // SAFETY: each of the rows, which together are all of it, came back as written.
+    #[allow(unsafe_code, reason = "memory cannot know that it was written")]
+    unsafe {
+        &mut *(std::ptr::from_mut(blank) as *mut [f32])
+    }
+}
+
+/// Fails unless `work` returns the memory that it was given.
+fn checked(blank: &mut Blank, work: impl for<'a> FnOnce(&'a mut Blank) -> &'a mut [f32]) {
+    let asked = (blank.as_ptr() as usize, blank.len());
+    let written = work(blank);
+    let written = (written.as_ptr() as usize, written.len());
+    assert!(written == asked, "another piece came back");
+}
+
 /// Buffers made in pieces: `sizes` are those of each piece in each buffer. `work` gets a piece's number and its blank memory in
 /// each buffer, and returns that memory written to. A buffer that is overwritten anyway is never cleared first.
 pub(crate) fn build_pieces<const N: usize, F>(sizes: &[[usize; N]], work: F) -> [Vec<f32>; N]

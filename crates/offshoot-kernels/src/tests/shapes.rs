@@ -97,6 +97,16 @@ proptest! {
     }
 
     #[test]
+    fn gathered_rows_agree(
+        rows in prop::sample::select(vec![0, 1, 2, 33, 1031]),
+        height in prop::sample::select(vec![0, 1, 2, 31, 517]),
+        columns in prop::sample::select(vec![0, 1, 7, 16, 67]),
+        seed: u64,
+    ) {
+        gather([rows, height, columns], seed).agrees(1e-6);
+    }
+
+    #[test]
     fn updates_agree(sizes in prop::collection::vec(prop::sample::select(vec![0, 1, 15, 17, 16_384, 16_385]), 1..5), seed: u64) {
         adamw(&sizes, seed).agrees(1e-6);
         square_sums(&sizes, seed).agrees(1e-5);

@@ -1,7 +1,9 @@
 //! Results and gradients against float64 and its central differences.
 
 use burn::tensor::Tensor;
-use offshoot_kernels::{Attention, Entry, Form, Linear, SoftTargets, attention, gelu, soft_cross_entropy};
+use offshoot_kernels::{
+    Attention, Entry, Form, Linear, Rows, SoftTargets, attention, gather_rows, gelu, soft_cross_entropy,
+};
 
 use crate::numbers::{matrix, near, numbers, values, vector, wide};
 use crate::reference;
@@ -209,4 +211,36 @@ fn gelu_has_the_gradient_of_its_definition() {
     let x = numbers(1, 203, 6.0);
     let exact = |tensors: &[Vec<f64>]| tensors[0].iter().map(|&x| reference::gelu(x)).collect();
     check("GELU", &[x], 1, |mut tensors| gelu(tensors.remove(0)), exact);
+}
+
+#[test]
+fn gathered_rows_have_the_gradients_of_their_definition() {
+    // Out of order, twice, three times in a row, never, and from nowhere.
+    let sources = vec![
+        Some(3),
+        None,
+        Some(0),
+        Some(3),
+        Some(5),
+        Some(5),
+        Some(5),
+        None,
+        Some(1),
+    ];
+    for width in [1, 7, 16, 37] {
+        let rows = Rows::from(sources.clone());
+        let ours = |mut tensors: Vec<Tensor<1>>| gather_rows(tensors.remove(0).reshape([7, width]), rows.clone());
+        let exact = |tensors: &[Vec<f64>]| reference::gathered(&sources, width, &tensors[0]);
+        let inputs = [numbers(4, 7 * width, 1.0)];
+        // Twice by the same rows: the second gradient finds the way back there.
+        for time in 1..3 {
+            check(&format!("rows of {width}, time {time}"), &inputs, 1, ours, exact);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "row 7 of a matrix with 7 rows")]
+fn a_row_outside_the_matrix_is_refused() {
+    gather_rows(matrix(&[0.0; 14], [7, 2]), vec![Some(6), None, Some(7)]);
 }

@@ -156,3 +156,9 @@ pub(crate) fn sinkhorn(logits: &[f64], columns: usize, temperature: f64, rounds:
     }
     q.into_iter().map(f64::exp).collect()
 }
+
+/// Rows of a matrix as they are asked for, zeros where none is.
+pub(crate) fn gathered(sources: &[Option<u32>], width: usize, x: &[f64]) -> Vec<f64> {
+    let element = |at: usize| sources[at / width].map_or(0.0, |source| x[source as usize * width + at % width]);
+    (0..sources.len() * width).map(element).collect()
+}
