@@ -130,3 +130,24 @@ fn the_usual_forms_agree() {
         case.agrees(2e-5);
     }
 }
+
+/// Not of any numbers: where a result is almost zero, roundings decide whether the ReLU lets it through.
+#[test]
+fn group_norms_agree() {
+    let shapes = [
+        (1, [1, 1, 1, 2]),
+        (3, [2, 3, 1, 5]),
+        (1, [2, 7, 4, 4]),
+        (7, [9, 7, 4, 4]),
+        (4, [3, 8, 7, 7]),
+        (2, [2, 4, 56, 55]),
+        (32, [2, 64, 9, 9]),
+        (2, [0, 4, 3, 3]),
+        (2, [3, 4, 0, 3]),
+    ];
+    for (seed, (groups, shape)) in shapes.into_iter().enumerate() {
+        for case in group_norms(groups, shape, seed as u64) {
+            case.agrees(1e-5);
+        }
+    }
+}
