@@ -197,6 +197,31 @@ pub(crate) fn build_pieces<const N: usize, F>(sizes: &[[usize; N]], work: F) -> 
 where
     F: for<'a> Fn(usize, [&'a mut Blank; N]) -> [&'a mut [f32]; N] + Sync,
 {
+    build_bundles(
+        sizes,
+        sizes.len(),
+        |i| i,
+        |i, mut pieces| {
+            let piece = pieces.pop().expect("each piece is a bundle");
+            vec![work(i, piece)]
+        },
+    )
+}
+
+/// Memory of one piece in each buffer, before and after it was written to.
+type Pieces<'a, T, const N: usize> = Vec<[&'a mut [T]; N]>;
+
+/// Buffers made as by [`build_pieces`], but in `bundles` of pieces that need not lie side by side: `work` gets the number of one,
+/// and its pieces in their order.
+pub(crate) fn build_bundles<const N: usize, F>(
+    sizes: &[[usize; N]],
+    bundles: usize,
+    bundle_of: impl Fn(usize) -> usize,
+    work: F,
+) -> [Vec<f32>; N]
+where
+    F: for<'a> Fn(usize, Pieces<'a, MaybeUninit<f32>, N>) -> Pieces<'a, f32, N> + Sync,
+{
     let lens: [usize; N] = std::array::from_fn(|b| sizes.iter().map(|piece| piece[b]).sum());
     let mut buffers: [Vec<f32>; N] = lens.map(Vec::with_capacity);
     let mut lens_left = lens.iter();
@@ -204,23 +229,25 @@ where
         let len = *lens_left.next().expect("one a buffer");
         &mut buffer.spare_capacity_mut()[..len]
     });
-    let mut pieces: Vec<[&mut Blank; N]> = Vec::with_capacity(sizes.len());
-    for piece in sizes {
+    let mut all: Vec<Vec<[&mut Blank; N]>> = (0..bundles).map(|_| Vec::new()).collect();
+    for (i, piece) in sizes.iter().enumerate() {
         let mut sizes = piece.iter();
-        pieces.push(rests.each_mut().map(|rest| {
+        all[bundle_of(i)].push(rests.each_mut().map(|rest| {
             let (part, after) = std::mem::take(rest).split_at_mut(*sizes.next().expect("one a buffer"));
             *rest = after;
             part
         }));
     }
-    let checked = |(i, piece): (usize, [&mut Blank; N])| {
-        let asked = piece.each_ref().map(|blank| (blank.as_ptr() as usize, blank.len()));
-        let written = work(i, piece).map(|values| (values.as_ptr() as usize, values.len()));
-        assert!(written == asked, "another piece came back");
+    let checked = |(i, pieces): (usize, Vec<[&mut Blank; N]>)| {
+        let place = |piece: &[&mut Blank; N]| piece.each_ref().map(|blank| (blank.as_ptr() as usize, blank.len()));
+        let asked: Vec<_> = pieces.iter().map(place).collect();
+        let written = work(i, pieces).into_iter();
+        let written = written.map(|piece| piece.map(|values| (values.as_ptr() as usize, values.len())));
+        assert!(written.eq(asked), "another piece came back");
     };
-    match pieces.len() {
-        1 => pieces.into_iter().enumerate().for_each(checked),
-        _ => pieces.into_par_iter().enumerate().for_each(checked),
+    match bundles {
+        1 => all.into_iter().enumerate().for_each(checked),
+        _ => all.into_par_iter().enumerate().for_each(checked),
     }
     for (buffer, len) in buffers.iter_mut().zip(lens) {
         // SAFETY: each of the pieces, which together are the first `len` elements, came back as written.
