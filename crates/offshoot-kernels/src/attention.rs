@@ -13,7 +13,8 @@ use crate::gemm::note;
 use crate::operation::Kernel;
 use crate::slices::{tensor, values};
 use crate::vector::{
-    LANES, add_up, arch, build_pieces, dot, exp_negative, largest, sum_of, vectorised, with_scratch, zeroed,
+    LANES, add_up, arch, build_bundles, build_pieces, dot, exp_negative, largest, sum_of, vectorised, with_scratch,
+    zeroed,
 };
 
 /// How the rows of packed queries, keys and values are to be read.
@@ -120,6 +121,9 @@ struct Sequence {
     tokens: usize,
     number: usize,
 }
+
+/// Shares of the sequences that the gradient of a bias is summed over, if there is one group.
+const SHARES: usize = 16;
 
 /// Queries of one block of work.
 const QUERIES: usize = 96;
@@ -466,23 +470,36 @@ impl Kernel for Attention {
         let arch = arch();
         let sequences = self.each();
         let bias_size = bias.map_or(0, <[f32]>::len);
-        // A bias sums over sequences: few pieces then, each with a sum of its own.
-        let share = if bias.is_some() {
-            sequences.len().div_ceil(16).max(1)
+        // The gradient of a bias is summed over the sequences of its group: in the order of their shares, of which there are only
+        // a few where there are few groups.
+        let square = sequences
+            .first()
+            .map_or(0, |sequence| self.heads * sequence.tokens.pow(2));
+        let groups = if bias_size > 0 {
+            bias_size / square.max(1)
         } else {
-            1
+            sequences.len()
         };
-        let shares: Vec<&[Sequence]> = sequences.chunks(share).collect();
-        let sizes: Vec<[usize; 2]> = shares
+        let each = sequences.len() / groups.max(1);
+        let share = each.div_ceil(SHARES.div_ceil(groups.max(1))).max(1);
+        let shares = each.div_ceil(share);
+        let sizes: Vec<[usize; 2]> = sequences
             .iter()
-            .map(|share| [share.iter().map(|s| s.tokens).sum::<usize>() * width, bias_size])
+            .map(|sequence| {
+                let first = bias_size > 0 && (sequence.number / groups).is_multiple_of(share);
+                [sequence.tokens * width, usize::from(first) * square]
+            })
             .collect();
-        let [d_rows, d_biases] = build_pieces(&sizes, |s, [d_rows, d_bias]| {
-            let (d_rows, d_bias) = (zeroed(d_rows), zeroed(d_bias));
-            let mut rest = &mut *d_rows;
-            for &sequence in shares[s] {
-                let (d_rows, after) = std::mem::take(&mut rest).split_at_mut(sequence.tokens * width);
-                rest = after;
+        let bundle_of = |i: usize| i / groups / share * groups + i % groups;
+        let [d_rows, d_biases] = build_bundles(&sizes, shares * groups, bundle_of, |bundle, pieces| {
+            let mut numbers = (bundle / groups * share..).map(|i| i * groups + bundle % groups);
+            let mut pieces: Vec<_> = pieces.into_iter().map(|piece| piece.map(zeroed)).collect();
+            let d_bias = pieces
+                .first_mut()
+                .map(|[_, d_bias]| std::mem::take(d_bias))
+                .unwrap_or_default();
+            for (number, [d_rows, _]) in numbers.by_ref().zip(&mut pieces) {
+                let sequence = sequences[number];
                 let (tokens, stride) = (sequence.tokens, padded(sequence.tokens));
                 let rows = &rows[sequence.first * width..][..tokens * width];
                 let d_out = &d_out[sequence.first * out_width..][..tokens * out_width];
@@ -532,12 +549,13 @@ impl Kernel for Attention {
                                 )
                             );
                             if bias.is_some() {
-                                let groups = bias_size / (self.heads * tokens * tokens);
-                                let at = (sequence.number % groups * self.heads + head) * tokens + first;
-                                let d_bias = d_bias[at * tokens..][..count * tokens].chunks_exact_mut(tokens);
-                                for (d_bias, d) in d_bias.zip(d_scores.chunks_exact(stride)) {
-                                    d_bias.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
-                                }
+                                let d_bias = &mut d_bias[(head * tokens + first) * tokens..][..count * tokens];
+                                vectorised!(arch, {
+                                    let rows = d_bias.chunks_exact_mut(tokens).zip(d_scores.chunks_exact(stride));
+                                    for (d_bias, d) in rows {
+                                        d_bias.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
+                                    }
+                                });
                             }
                             vectorised!(arch, d_scores.iter_mut().for_each(|d| *d *= scale));
                             let (d_scores, scores) = (&*d_scores, &*scores);
@@ -554,7 +572,10 @@ impl Kernel for Attention {
                     }
                 });
             }
-            [d_rows, d_bias]
+            if let Some([_, first]) = pieces.first_mut() {
+                *first = d_bias;
+            }
+            pieces
         });
         let d_bias = bias.map(|_| tensor(add_up(&d_biases, bias_size), tensors[1].shape()));
         vec![Some(tensor(d_rows, tensors[0].shape())), d_bias]

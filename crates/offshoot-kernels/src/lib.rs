@@ -7,15 +7,17 @@
 //!
 //! NaN and infinities come out of the kernels where they come out of the plain operations. Two gradients only promise to be not
 //! finite in the same places, infinity for NaN or the other way round, as they sum in another order: those of a [`Linear`] with a
-//! LayerScale, and of [`soft_cross_entropy`].
+//! LayerScale, of [`soft_cross_entropy`], and of [`group_norm`](crate::group_norm()).
 
 mod attention;
 mod autodiff;
 mod convolution;
 mod cross_entropy;
 mod cut;
+mod gather;
 mod gelu;
 pub mod gemm;
+mod group_norm;
 mod linear;
 mod memory;
 mod next_token;
@@ -32,6 +34,8 @@ pub use attention::Attention;
 pub use convolution::Window;
 pub use cross_entropy::SoftTargets;
 pub use cut::Cut;
+pub use gather::{Gather, Rows};
+pub use group_norm::GroupNorm;
 pub use linear::{Entry, Form};
 pub use memory::keep_freed_memory;
 pub use operation::{Gelu, NextToken, Operation};
@@ -356,6 +360,36 @@ pub fn sinkhorn(logits: Tensor<2>, temperature: f64, rounds: usize) -> Tensor<2>
 /// If `whole` has not as many elements, or a run lies outside.
 pub fn cut(form: Cut, whole: Tensor<1>) -> Tensor<1> {
     run(form, vec![whole.into_dispatch()])
+}
+
+/// Rows of `x`, `[n, width]`, as they are asked for: row `i` of the result, `[rows, width]`, is row `rows[i]` of `x`, or zeros
+/// where that is none. The gradients of a row that is used several times are added in the order of `i`. Steps that gather the
+/// same rows should share one [`Rows`].
+///
+/// # Panics
+/// If a row lies outside `x`.
+pub fn gather_rows(x: Tensor<2>, rows: impl Into<Rows>) -> Tensor<2> {
+    let form = Gather::new(rows.into(), x.dims());
+    run(form, vec![x.into_dispatch()])
+}
+
+/// GroupNorm of `x`, `[batch, channels, height, width]`, with a scale and a shift of `[channels]`; then `residual`, which has the
+/// shape of `x`, is added, and then comes the ReLU, each where there is one.
+///
+/// # Panics
+/// If the shapes do not fit, or if the channels cannot be split into groups of equal size.
+pub fn group_norm(
+    form: GroupNorm,
+    x: Tensor<4>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    residual: Option<Tensor<4>>,
+) -> Tensor<4> {
+    let [scales, shifts] = [&scale, &shift].map(|vector| vector.dims()[0]);
+    form.check(x.dims(), scales, shifts, residual.as_ref().map(Tensor::dims));
+    let mut tensors = vec![x.into_dispatch(), scale.into_dispatch(), shift.into_dispatch()];
+    tensors.extend(residual.map(Tensor::into_dispatch));
+    run(form, tensors)
 }
 
 /// Several untracked tensors as one argument.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex};
 
-use crate::{Attention, Cut, Form, SoftTargets, Window};
+use crate::{Attention, Cut, Form, Gather, GroupNorm, SoftTargets, Window};
 
 /// One operation of several tensors with one result, forward and backward, for the CPU and for every other backend.
 ///
@@ -124,6 +124,10 @@ operations! {
     Convolution(Window),
     /// Slices of a flat matrix, flat.
     Cut(Cut),
+    /// Rows of a matrix in another order, some of them several times and some not at all.
+    Gather(Gather),
+    /// GroupNorm of images, scale, shift, and where there is one a residual that is added; then maybe a ReLU.
+    GroupNorm(GroupNorm),
 }
 
 /// [`gelu`](crate::gelu()) as an operation.

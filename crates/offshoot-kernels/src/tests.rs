@@ -13,7 +13,7 @@ use burn::tensor::TensorData;
 
 use crate::operation::Kernel;
 use crate::slices::contiguous;
-use crate::{AdamStep, Attention, Entry, Form, Gelu, Kernels, Operation, SoftTargets, Tensors};
+use crate::{AdamStep, Attention, Entry, Form, Gather, Gelu, GroupNorm, Kernels, Operation, SoftTargets, Tensors};
 
 /// What computes an operation.
 #[derive(Clone, Copy, Debug)]
@@ -288,6 +288,41 @@ fn gelu(shape: &[usize], seed: u64) -> Case {
     Case::of(Gelu, format!("GELU of {shape:?}, seed {seed}"), inputs)
 }
 
+/// Rows of a matrix, about one in five of them none.
+fn gather([rows, height, width]: [usize; 3], seed: u64) -> Case {
+    let mut draw = Draw(seed);
+    let source = |draw: &mut Draw| (draw.below(5) > 0 && height > 0).then(|| draw.below(height) as u32);
+    let sources: Vec<_> = (0..rows).map(|_| source(&mut draw)).collect();
+    let inputs = vec![draw.tensor(&[height, width], 1.0), draw.tensor(&[rows, width], 1.0)];
+    let name = format!("{rows} of {height} rows of {width}, seed {seed}");
+    Case::of(Gather::new(sources.into(), [height, width]), name, inputs)
+}
+
+/// GroupNorm with all that may stand behind it.
+fn group_norm(form: GroupNorm, shape: [usize; 4], residual: bool, seed: u64) -> Case {
+    let mut draw = Draw(seed);
+    let mut inputs = vec![draw.tensor(&shape, 2.0)];
+    inputs.extend([1.5, 1.0].map(|range| draw.tensor(&[shape[1]], range)));
+    inputs.extend(residual.then(|| draw.tensor(&shape, 1.0)));
+    inputs.push(draw.tensor(&shape, 1.0));
+    let name = format!("{form:?} of {shape:?}, residual {residual}, seed {seed}");
+    Case {
+        apart: false,
+        ..Case::of(form, name, inputs)
+    }
+}
+
+/// Each form of GroupNorm in some number of groups.
+fn group_norms(groups: usize, shape: [usize; 4], seed: u64) -> impl Iterator<Item = Case> {
+    [(false, false), (true, false), (true, true), (false, true)]
+        .into_iter()
+        .map(move |(relu, residual)| {
+            let epsilon = 0.01;
+            let form = GroupNorm { groups, epsilon, relu };
+            group_norm(form, shape, residual, seed)
+        })
+}
+
 /// AdamW of tensors of these sizes, the second of which is to keep its weight.
 fn adamw(sizes: &[usize], seed: u64) -> Case {
     let mut draw = Draw(seed);
@@ -377,6 +412,8 @@ fn all() -> Vec<Case> {
     cases.push(tempered_softmax([5, 37], 0.07, 5));
     cases.extend([1, 3].map(|rounds| sinkhorn([9, 21], (1.0, 0.05), rounds, 6)));
     cases.push(gelu(&[5, 37], 7));
+    cases.push(gather([23, 9, 19], 21));
+    cases.extend(group_norms(2, [3, 6, 5, 7], 23));
     cases.push(adamw(&[37, 5, 1], 8));
     cases.push(square_sums(&[37, 5, 1], 9));
     cases.push(average(&[37, 5, 1], 10));
@@ -404,6 +441,8 @@ fn large() -> Vec<Case> {
     cases.push(tempered_softmax([70, 1501], 0.07, 15));
     cases.push(sinkhorn([70, 1501], (1.0, 0.05), 3, 16));
     cases.push(gelu(&[70_001], 17));
+    cases.push(gather([2003, 1009, 67], 22));
+    cases.extend(group_norms(4, [5, 12, 37, 41], 24));
     let sizes = [70_001, 5, 16_385];
     cases.extend([adamw(&sizes, 18), square_sums(&sizes, 19), average(&sizes, 20)]);
     cases
