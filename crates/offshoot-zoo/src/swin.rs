@@ -19,7 +19,7 @@ use crate::network::{
     DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, depths_of, kept_in_stages,
 };
 use crate::spec::{Dim, Init, TensorSpec};
-use crate::tensor::{Attention, Bool, Int, Linear, Tensor, TensorData, attention, module};
+use crate::tensor::{Attention, Bool, Int, Linear, Tensor, TensorData, attention, gather_rows, module};
 use crate::weights::Weights;
 
 /// A Swin transformer's forward pass and space.
@@ -30,6 +30,8 @@ pub struct SwinNetwork {
 
 /// Positions that a patch merging joins.
 const MERGED: usize = 4;
+/// Epsilon of the norms behind the patch embedding and before a merging, whatever that of the others is: transformers' rule.
+const FIXED_EPS: f64 = 1e-5;
 /// Added to the score of two tokens of different regions of a shifted window.
 const APART: f32 = -100.0;
 
@@ -121,10 +123,9 @@ fn relative_positions(window: usize) -> Vec<i64> {
         .collect()
 }
 
-fn indices(values: impl IntoIterator<Item = usize>, like: &Tensor<2>) -> Tensor<1, Int> {
-    let values: Vec<i64> = values.into_iter().map(|v| v as i64).collect();
-    let n = values.len();
-    Tensor::from_data(TensorData::new(values, [n]), &like.device())
+/// Rows by number, none of them padding.
+fn chosen(rows: impl Iterator<Item = usize>) -> Vec<Option<u32>> {
+    rows.map(|row| Some(row as u32)).collect()
 }
 
 impl SwinNetwork {
@@ -194,42 +195,40 @@ impl SwinNetwork {
         let map = windows.side * windows.side;
         let places = windows.tokens();
         // Padding is zero after the norm, so that its queries, keys and values are the bias of their projection: one more row.
-        let padded = places.contains(&None);
-        let row = |image: usize, token: &Option<usize>| token.map_or(rows, |token| image * map + token);
-        let there = (0..images).flat_map(|image| places.iter().map(move |token| row(image, token)));
-        let there = indices(there.collect::<Vec<_>>(), &qkv);
-        let qkv = if padded {
+        let qkv = if places.contains(&None) {
             let bias = block.vector("attn.qkv.bias").reshape([1, 3 * width]);
             Tensor::cat(vec![qkv, bias], 0)
         } else {
             qkv
         };
-        let mixed = attention(form, qkv.select(0, there), Some(bias));
-        let back = windows.back();
-        let stride = places.len();
+        let row = |image: usize, token: &Option<usize>| token.map_or(rows, |token| image * map + token);
+        let there = (0..images).flat_map(|image| places.iter().map(move |token| row(image, token)));
+        let mixed = attention(form, gather_rows(qkv, chosen(there)), Some(bias));
+        let (back, stride) = (windows.back(), places.len());
         let back = (0..images).flat_map(|image| back.iter().map(move |place| image * stride + place));
-        let back = indices(back.collect::<Vec<_>>(), &mixed);
-        (block.projection(), mixed.select(0, back))
+        (block.projection(), gather_rows(mixed, chosen(back)))
     }
 
     /// Joins 2 x 2 tokens to one of twice the channels: `[b * side^2, c]` to `[b * side^2 / 4, 2c]`.
     fn merge(&self, weights: &Weights, stage: usize, [batch, side]: [usize; 2], x: Tensor<2>) -> Tensor<2> {
         let [_, width] = x.dims();
         let (half, name) = (side / 2, format!("stages.{stage}.downsample"));
-        let joined = x
-            .reshape([batch, half, 2, half, 2, width])
-            .permute([0, 1, 3, 4, 2, 5])
-            .reshape([batch * half * half, MERGED * width]);
+        let corners = (0..batch * half * half).flat_map(|at| {
+            let (image, y, x) = (at / (half * half), at / half % half, at % half);
+            let corner = move |k: usize| (image * side + 2 * y + k % 2) * side + 2 * x + k / 2;
+            (0..MERGED).map(corner)
+        });
+        let joined = gather_rows(x, chosen(corners)).reshape([batch * half * half, MERGED * width]);
         let vector = |leaf: &str| weights.tensor::<1>(&format!("{name}.norm.{leaf}"));
         Linear::new(weights.tensor(&format!("{name}.reduction.weight")))
-            .layer_norm(vector("weight"), vector("bias"), self.swin.norm_eps)
+            .layer_norm(vector("weight"), vector("bias"), FIXED_EPS)
             .forward(joined)
     }
 
-    fn norm<const D: usize>(&self, weights: &Weights, name: &str, x: Tensor<D>) -> Tensor<D> {
+    fn norm<const D: usize>(weights: &Weights, name: &str, x: Tensor<D>, epsilon: f64) -> Tensor<D> {
         let scale = weights.tensor(&format!("{name}.weight"));
         let shift = weights.tensor(&format!("{name}.bias"));
-        module::layer_norm(x, scale, Some(shift), self.swin.norm_eps)
+        module::layer_norm(x, scale, Some(shift), epsilon)
     }
 
     /// Specs of the blocks of a stage and of the merging behind it.
@@ -296,7 +295,10 @@ impl Network for SwinNetwork {
         };
         let embedded = |net: &Self| Dim::writes(residual(0), net.swin.width);
         let last = |net: &Self| Dim::writes(residual(net.stages() - 1), net.swin.feature_width());
-        let mut specs = vec![input(TensorSpec::new("mask_token", vec![first()]))];
+        // Not zero: nothing is added to a map of masked tokens before its first norm, and the gradient of the norm of zeros is as
+        // large as one over the root of its epsilon, block after block.
+        let token = TensorSpec::new("mask_token", vec![first()]).init(Init::TruncatedNormal(0.02));
+        let mut specs = vec![input(token)];
         specs.extend(block::embed_specs(first(), self.swin.channels, self.swin.patch));
         specs.push(input(norm("patch_embed.norm.weight", embedded, 1.0)));
         specs.push(input(norm("patch_embed.norm.bias", embedded, 0.0)));
@@ -344,11 +346,8 @@ impl Network for SwinNetwork {
     ) -> Features {
         let [batch, _, _, pixels] = images.dims();
         let mut side = pixels / self.swin.patch;
-        let mut x = self.norm(
-            weights,
-            "patch_embed.norm",
-            block::embed_patches(weights, images, self.swin.patch),
-        );
+        let embedded = block::embed_patches(weights, images, self.swin.patch);
+        let mut x = Self::norm(weights, "patch_embed.norm", embedded, FIXED_EPS);
         if let Some(masks) = masks {
             // Marks are those of the last map, twice as fine.
             let grid = 2 * pixels / self.swin.stride();
@@ -387,9 +386,8 @@ impl Network for SwinNetwork {
                 side /= 2;
             }
         }
-        let map = self
-            .norm(weights, "norm", x)
-            .reshape([batch, side * side, self.swin.feature_width()]);
+        let map =
+            Self::norm(weights, "norm", x, self.swin.norm_eps).reshape([batch, side * side, self.swin.feature_width()]);
         let cls = map.clone().mean_dim(1).squeeze_dim::<2>(1);
         Features {
             logits: block::logits(weights, self.swin.classes, &cls),
@@ -565,7 +563,14 @@ mod tests {
 
     #[test]
     fn windows_hold_every_token_once_and_give_it_back() {
-        for (side, window, odd) in [(6, 3, false), (6, 3, true), (8, 3, true), (2, 3, true), (7, 7, true), (5, 2, true)] {
+        for (side, window, odd) in [
+            (6, 3, false),
+            (6, 3, true),
+            (8, 3, true),
+            (2, 3, true),
+            (7, 7, true),
+            (5, 2, true),
+        ] {
             let windows = Windows::new(side, window, odd);
             let tokens = windows.tokens();
             assert_eq!(tokens.len(), (windows.count() * window).pow(2));
