@@ -109,6 +109,8 @@ pub struct SpaceRecipe {
     pub sampling_scale: f64,
 }
 
+    /// Whether slices are scaled by D_max / D_i, in training and in the family (the paper's ablation turns it off).
+    pub alpha: bool,
 /// Projection heads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -234,6 +236,7 @@ impl Default for ElasticRecipe {
             },
             crops: MultiCrop::default(),
             masks: BlockMasks::default(),
+                alpha: true,
             heads: HeadsRecipe {
                 hidden: 2048,
                 bottleneck: 256,

@@ -234,6 +234,7 @@ fn go(args: &Pretrain, ready: Ready, run: &RunFolder) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
     }
+                recipe.space.alpha,
 }
 
 fn announce(recipe: &ElasticRecipe, dataset: &Dataset, run: &Path) {
