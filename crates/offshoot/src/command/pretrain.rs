@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use offshoot_data::{DataError, Dataset, Labels, Prepared, SplitShares};
+use offshoot_data::{DataError, Dataset, Prepared, SplitShares};
 use offshoot_family::Catalog;
 use offshoot_family::catalog::DataRef;
 use offshoot_family::recipe::{self, Auto};
@@ -80,6 +80,11 @@ pub fn read_recipe<R: Serialize + DeserializeOwned + Default>(path: &Path, overr
     Ok(recipe::load(&text, &path.display().to_string(), overrides)?)
 }
 
+/// Where a recipe's test part lies, if it is apart.
+fn test_path(recipe: &ElasticRecipe) -> Option<&str> {
+    Some(recipe.data.test_path.as_str()).filter(|path| !path.is_empty())
+}
+
 /// Opens the data of a recipe.
 fn open_data(recipe: &ElasticRecipe) -> Result<Dataset, Failure> {
     if recipe.data.path.is_empty() {
@@ -88,16 +93,12 @@ fn open_data(recipe: &ElasticRecipe) -> Result<Dataset, Failure> {
             "add `data.path=DIR` to the command or to the recipe",
         ));
     }
-    let labels = if recipe.data.labels {
-        Labels::Use
-    } else {
-        Labels::Ignore
-    };
     let shares = SplitShares {
         val: recipe.data.val,
         test: recipe.data.test,
     };
-    let dataset = Dataset::open(Path::new(&recipe.data.path), labels, recipe.seed, shares)?;
+    let test = test_path(recipe);
+    let dataset = images::open_split(&recipe.data.path, test, recipe.data.labels, recipe.seed, shares)?;
     if recipe
         .data
         .fingerprint
@@ -155,6 +156,12 @@ impl Ready {
         recipe.clone().resolve(None, machine.threads)?;
         let dataset = open_data(&recipe)?;
         recipe.data.path = dataset.path.display().to_string();
+        if let Some(test) = test_path(&recipe) {
+            recipe.data.test_path = std::path::absolute(test)
+                .context("data.test_path")?
+                .display()
+                .to_string();
+        }
         recipe.data.fingerprint = Auto::Value(dataset.fingerprint.clone());
         recipe.resolve(Some(&facts(&dataset)?), machine.threads)?;
         let open = recipe::unresolved(&recipe);
@@ -227,6 +234,7 @@ fn go(args: &Pretrain, ready: Ready, run: &RunFolder) -> Result<Exit, Failure> {
                 learner.network(),
                 &learner.parent(),
                 &space,
+                recipe.space.alpha,
                 data,
                 recipe.seed,
             )?;
@@ -234,7 +242,6 @@ fn go(args: &Pretrain, ready: Ready, run: &RunFolder) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
     }
-                recipe.space.alpha,
 }
 
 fn announce(recipe: &ElasticRecipe, dataset: &Dataset, run: &Path) {
@@ -282,6 +289,7 @@ fn data_ref(recipe: &ElasticRecipe, dataset: &Dataset) -> Result<DataRef, Failur
         .context("a resolved recipe says how images are prepared")?;
     Ok(DataRef {
         path: recipe.data.path.clone(),
+        test_path: test_path(recipe).map(str::to_owned),
         labels: recipe.data.labels,
         fingerprint: dataset.fingerprint.clone(),
         split_seed: recipe.seed,
