@@ -413,8 +413,10 @@ fn dry_run(mut recipe: ElasticRecipe, rate: f64) -> Result<(), Failure> {
     let space = recipe.space()?;
     let sampler = Sampler::new(&space, recipe.space.sampling_scale, recipe.seed)?;
     let mut lines = vec![format!("{} sub-networks (cycle {})", space.count(), sampler.cycle())];
-    for shape in [space.smallest(), space.middle(), space.intact()] {
-        let child = offshoot_zoo::open(&network.child(&shape, "")?.child)?;
+    let mut shown = vec![space.smallest(), space.middle(), space.intact()];
+    shown.dedup();
+    for shape in &shown {
+        let child = offshoot_zoo::open(&network.child(shape, "")?.child)?;
         let name = child.familiar_name().map_or(String::new(), |n| format!(" ({n})"));
         let parameters = thousands(spec::parameters(&child.specs()));
         let macs = short(child.macs(child.image().1) as f64, "");
@@ -424,8 +426,7 @@ fn dry_run(mut recipe: ElasticRecipe, rate: f64) -> Result<(), Failure> {
     }
     for named in space.iter() {
         let child = offshoot_zoo::open(&network.child(&named, "")?.child)?;
-        let shown = [space.smallest(), space.middle(), space.intact()].contains(&named);
-        if let (Some(name), false) = (child.familiar_name(), shown) {
+        if let (Some(name), false) = (child.familiar_name(), shown.contains(&named)) {
             lines.push(format!(
                 "  {named} ({name}): {} parameters",
                 thousands(spec::parameters(&child.specs()))

@@ -16,6 +16,10 @@ fn metrics(bench: &Workbench) -> Vec<serde_json::Map<String, Value>> {
 #[test]
 fn a_space_of_the_intact_shape_trains_alone() {
     let bench = Workbench::new();
+    let told = bench
+        .run("pretrain recipe.toml --dry-run space.min_width=24 space.min_depth=3")
+        .succeeds();
+    assert_eq!(told.out.matches("24x3").count(), 1, "{}", told.out);
     bench.trained("space.min_width=24 space.min_depth=3");
     assert_eq!(bench.catalog().children.len(), 1);
     for line in metrics(&bench) {
