@@ -236,9 +236,14 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
     let mut value = f64::NAN;
     let mut one_step = || -> Result<f64, Failure> {
         let tracked = student.tracked();
-        let terms = objective.losses(&tracked, &teacher, &elastic, &batch, TEACHER_TEMPERATURE, &mut |_| {
-            Box::new(KeepAll)
-        });
+        let terms = objective.losses(
+            &tracked,
+            &teacher,
+            Some(&elastic),
+            &batch,
+            TEACHER_TEMPERATURE,
+            &mut |_| Box::new(KeepAll),
+        );
         let total = terms.total.clone();
         let gradients = tracked.gradients(&mut total.backward());
         drop((tracked, terms));
