@@ -17,6 +17,7 @@ pub mod resnet;
 pub mod safetensors;
 pub mod spec;
 pub mod start;
+pub mod swin;
 pub mod tensor;
 pub mod vit;
 pub mod weights;

@@ -1,9 +1,10 @@
 //! Which code runs which architecture: the one place that tells architectures apart.
 
-use offshoot_family::{Architecture, ResNet, ResNetNorm, StrideOn, Vit};
+use offshoot_family::{Architecture, ResNet, ResNetNorm, StrideOn, Swin, Vit};
 
 use crate::network::{Network, NetworkError, SpaceBounds};
 use crate::resnet::ResNetNetwork;
+use crate::swin::SwinNetwork;
 use crate::vit::VitNetwork;
 
 /// The network of an architecture.
@@ -16,6 +17,10 @@ pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkErro
             vit.check()?;
             Ok(Box::new(VitNetwork::new(vit.clone())))
         }
+        Architecture::Swin(swin) => {
+            swin.check()?;
+            Ok(Box::new(SwinNetwork::new(swin.clone())))
+        }
         Architecture::ResNet(net) => {
             net.check()?;
             Ok(Box::new(ResNetNetwork::new(net.clone())))
@@ -27,7 +32,7 @@ pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkErro
 }
 
 /// Families that can be trained.
-pub const FAMILIES: [&str; 2] = ["vit", "resnet"];
+pub const FAMILIES: [&str; 3] = ["vit", "swin", "resnet"];
 
 /// POA's intact network of a family and the bounds of its space (elastic.md sections 2.2 to 2.4); none if there is no such
 /// family. Image side and channels are left to the data.
@@ -53,6 +58,21 @@ pub fn paper(family: &str) -> Option<(Architecture, SpaceBounds)> {
                 classes: 0,
             };
             Some((Architecture::Vit(vit), bounds(384, &[12])))
+        }
+        "swin" => {
+            let swin = Swin {
+                width: 128,
+                depths: vec![2, 2, 18, 2],
+                head_dim: 16,
+                window: 7,
+                mlp_ratio: 4,
+                patch: 4,
+                image: 0,
+                channels: 0,
+                norm_eps: 1e-5,
+                classes: 0,
+            };
+            Some((Architecture::Swin(swin), bounds(96, &[2, 2, 6, 2])))
         }
         "resnet" => {
             let net = ResNet {

@@ -15,7 +15,8 @@ use crate::network::{
     DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, depths_of, kept_in_stages,
 };
 use crate::spec::{Dim, Init, TensorSpec};
-use crate::tensor::{Bool, Tensor, activation, convolution, module};
+use crate::tensor::kernels::GroupNorm;
+use crate::tensor::{Bool, Tensor, activation, convolution, group_norm, module};
 use crate::weights::Weights;
 
 /// A residual network's forward pass and space.
@@ -85,36 +86,25 @@ impl ResNetNetwork {
     /// Scale and shift of every channel of `[b, c, h, w]`, over groups of channels of one image (Wu and He 2018) or with the
     /// statistics that are given; then the residual, if there is one, and ReLU if asked for.
     fn norm(&self, weights: &Weights, name: &str, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
         let vector = |leaf: &str| weights.tensor::<1>(&format!("{name}.{leaf}"));
+        let (scale, shift) = (vector("weight"), vector("bias"));
+        let epsilon = self.net.norm_eps;
+        if self.net.norm == ResNetNorm::Group {
+            let groups = self.net.groups;
+            let form = GroupNorm { groups, epsilon, relu };
+            return group_norm(form, x, scale, shift, residual);
+        }
+        let channels = x.dims()[1];
         let shaped = |v: Tensor<1>| v.reshape([1, channels, 1, 1]);
-        let (gamma, beta) = (vector("weight"), vector("bias"));
-        let eps = self.net.norm_eps;
-        let y = match self.net.norm {
-            ResNetNorm::Group => {
-                let groups = self.net.groups;
-                let x = x.reshape([batch, groups, channels / groups * height * width]);
-                let centred = x.clone() - x.mean_dim(2);
-                let deviation = centred.clone().square().mean_dim(2).add_scalar(eps).sqrt();
-                let y = (centred / deviation).reshape([batch, channels, height, width]);
-                y * shaped(gamma) + shaped(beta)
-            }
-            ResNetNorm::Batch => {
-                let scale = gamma / vector("variance").detach().add_scalar(eps).sqrt();
-                let shift = beta - vector("mean").detach() * scale.clone();
-                x * shaped(scale) + shaped(shift)
-            }
-        };
+        let scale = scale / vector("variance").detach().add_scalar(epsilon).sqrt();
+        let shift = shift - vector("mean").detach() * scale.clone();
+        let y = x * shaped(scale) + shaped(shift);
         let y = match residual {
             Some(residual) => y + residual,
             None => y,
         };
         if relu { activation::relu(y) } else { y }
     }
-
-    /// Numbers of an output that [`norm`](Self::norm) keeps for the backward pass, beside the output itself: without the mean,
-    /// and of unit variance.
-    const KEPT: u64 = 2;
 
     /// One block on `[b, c, h, w]`.
     fn bottleneck(&self, weights: &Weights, block: Bottleneck, x: Tensor<4>) -> Tensor<4> {
@@ -153,10 +143,7 @@ impl ResNetNetwork {
         let x = module::max_pool2d(x, pool);
         let Some(masks) = masks else { return x };
         let (stem, map, grid) = (self.net.stem, side / 4, 2 * side / self.net.stride());
-        let cells = map / grid;
-        let masks = masks
-            .reshape([batch, grid, 1, grid, 1])
-            .expand([batch, grid, cells, grid, cells])
+        let masks = block::upsample_marks(masks, grid, map / grid)
             .reshape([batch, 1, map, map])
             .expand([batch, stem, map, map]);
         let token = weights.tensor::<1>("mask_token").reshape([1, stem, 1, 1]);
@@ -306,21 +293,13 @@ impl Network for ResNetNetwork {
             x = self.bottleneck(weights, block, x);
         }
         let [batch, channels, side, _] = x.dims();
-        let cls = x
-            .clone()
-            .reshape([batch, channels, side * side])
-            .mean_dim(2)
-            .reshape([batch, channels]);
-        // Every cell stands for the four patches of the mask's grid that it covers.
-        let patches = x
-            .permute([0, 2, 3, 1])
-            .reshape([batch, side, 1, side, 1, channels])
-            .expand([batch, side, 2, side, 2, channels])
-            .reshape([batch, 4 * side * side, channels]);
+        let map = x.reshape([batch, channels, side * side]).swap_dims(1, 2);
+        let cls = map.clone().mean_dim(1).squeeze_dim::<2>(1);
         Features {
             logits: block::logits(weights, self.net.classes, &cls),
             cls,
-            patches,
+            // Every cell stands for the four patches of the mask's grid that it covers.
+            patches: block::upsample_tokens(map, side, 2),
         }
     }
 
@@ -400,10 +379,9 @@ impl Network for ResNetNetwork {
     fn activations(&self, image: usize) -> u64 {
         let outputs = self.convolutions(image);
         let outputs = outputs.iter().map(|[out, _, _, side]| out * side * side);
-        // What a norm keeps of every output of a convolution, and what comes out of it, which the next convolution reads; the
-        // map after pooling.
+        // What goes into every norm, and what comes out of it, which the next convolution reads; the map after pooling.
         let pooled = (self.net.stem * (image / 4).pow(2)) as u64;
-        outputs.sum::<u64>() * (Self::KEPT + 1) + pooled
+        outputs.sum::<u64>() * 2 + pooled
     }
 
     fn layout(&self) -> Layout {

@@ -1,9 +1,12 @@
 //! Folders of other programs: how a network's tensors are named and cut there, and the JSON files beside them.
 
+mod config;
 mod resnet;
+mod swin;
 mod vit;
 
 pub(crate) use resnet::resnet_layout;
+pub(crate) use swin::swin_layout;
 pub(crate) use vit::vit_layout;
 
 use offshoot_family::Architecture;
@@ -67,9 +70,10 @@ pub fn architecture(config: &Value) -> Result<Architecture, String> {
     let text = |key: &str| config.get(key).and_then(Value::as_str);
     match (text("model_type"), text("architecture")) {
         (Some("dinov2"), _) => vit::vit_architecture(config).map(Architecture::Vit),
+        (Some("swin"), _) => swin::swin_architecture(config).map(Architecture::Swin),
         (Some("resnet"), _) => resnet::transformers_architecture(config).map(Architecture::ResNet),
         (Some(other), _) => Err(format!(
-            "`model_type` is `{other}`; this version opens dinov2 and resnet"
+            "`model_type` is `{other}`; this version opens dinov2, swin and resnet"
         )),
         (None, Some(name)) => resnet::timm_architecture(name, config).map(Architecture::ResNet),
         (None, None) => Err("`model_type` is missing, and so is timm's `architecture`".into()),

@@ -3,6 +3,7 @@
 use offshoot_family::Vit;
 use serde_json::{Value, json};
 
+use super::config::Config;
 use super::{Layout, LayoutTensor};
 
 /// The layout of transformers' `Dinov2Model`.
@@ -120,21 +121,16 @@ fn vit_config(vit: &Vit) -> Value {
 /// # Errors
 /// Names the key that is missing or has a value that no network here takes.
 pub(super) fn vit_architecture(config: &Value) -> Result<Vit, String> {
-    let number = |key: &str, default: Option<u64>| match config.get(key) {
-        None => default.ok_or(format!("`{key}` is missing")),
-        Some(value) => value.as_u64().ok_or(format!("`{key}` is {value}, not a whole number")),
-    };
-    let size = |key: &str, default| number(key, default).and_then(|v| usize::try_from(v).map_err(|e| e.to_string()));
-    for (key, only) in [
+    let config = Config(config);
+    config.only(&[
         ("hidden_act", json!("gelu")),
         ("use_swiglu_ffn", json!(false)),
         ("qkv_bias", json!(true)),
-    ] {
-        if config.get(key).is_some_and(|value| *value != only) {
-            return Err(format!("`{key}` is {}; only {only} is supported", config[key]));
-        }
-    }
-    let (width, heads) = (size("hidden_size", Some(768))?, size("num_attention_heads", Some(12))?);
+    ])?;
+    let (width, heads) = (
+        config.size("hidden_size", Some(768))?,
+        config.size("num_attention_heads", Some(12))?,
+    );
     if heads == 0 || !width.is_multiple_of(heads) {
         return Err(format!(
             "`hidden_size` {width} is no multiple of `num_attention_heads` {heads}"
@@ -142,21 +138,15 @@ pub(super) fn vit_architecture(config: &Value) -> Result<Vit, String> {
     }
     let vit = Vit {
         width,
-        depth: size("num_hidden_layers", Some(12))?,
+        depth: config.size("num_hidden_layers", Some(12))?,
         head_dim: width / heads,
-        mlp_ratio: size("mlp_ratio", Some(4))?,
-        patch: size("patch_size", Some(14))?,
-        image: size("image_size", Some(224))?,
-        channels: size("num_channels", Some(3))?,
+        mlp_ratio: config.size("mlp_ratio", Some(4))?,
+        patch: config.size("patch_size", Some(14))?,
+        image: config.size("image_size", Some(224))?,
+        channels: config.size("num_channels", Some(3))?,
         position_offset: 0.0,
-        norm_eps: config
-            .get("layer_norm_eps")
-            .map_or(Some(1e-6), Value::as_f64)
-            .ok_or("`layer_norm_eps` is no number")?,
-        layer_scale: config
-            .get("layerscale_value")
-            .map_or(Some(1.0), Value::as_f64)
-            .ok_or("`layerscale_value` is no number")?,
+        norm_eps: config.number("layer_norm_eps", 1e-6)?,
+        layer_scale: config.number("layerscale_value", 1.0)?,
         classes: 0,
     };
     vit.check().map_err(|e| e.to_string())?;

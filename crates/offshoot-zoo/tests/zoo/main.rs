@@ -13,7 +13,7 @@ mod view;
 use std::collections::BTreeMap;
 
 use offshoot_family::catalog::Preprocessing;
-use offshoot_family::{Architecture, ResNet, ResNetNorm, Shape, Space, StrideOn, Vit};
+use offshoot_family::{Architecture, ResNet, ResNetNorm, Shape, Space, StrideOn, Swin, Vit};
 use offshoot_zoo::network::SpaceBounds;
 use offshoot_zoo::tensor::Device;
 use offshoot_zoo::{Network, TensorSpec, Weight, Weights, open};
@@ -61,6 +61,18 @@ fn all_networks() -> Vec<Box<dyn Network>> {
             head_dim: 4,
             mlp_ratio: 3,
             ..small()
+        }),
+        Architecture::Swin(Swin {
+            width: 4,
+            depths: vec![1, 2, 3, 1],
+            head_dim: 2,
+            window: 2,
+            mlp_ratio: 2,
+            patch: 2,
+            image: 32,
+            channels: 1,
+            norm_eps: 1e-5,
+            classes: 3,
         }),
         Architecture::ResNet(small_resnet()),
         // A quarter of these outputs is no whole multiple of the widths.
@@ -128,6 +140,7 @@ fn whole_space(network: &dyn Network) -> Space {
         Architecture::Vit(vit) => (vit.head_dim, 1),
         Architecture::ResNet(net) if net.stride_on == StrideOn::First => (net.width, net.depths.len()),
         Architecture::ResNet(net) => (network.width_step(), net.depths.len()),
+        Architecture::Swin(swin) => (swin.head_dim, swin.depths.len()),
         other => panic!("{other:?}"),
     };
     let bounds = SpaceBounds {
