@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod hf;
 pub mod materialize;
 pub mod network;
+pub mod onnx;
 pub mod positions;
 pub mod registry;
 pub mod safetensors;

@@ -9,6 +9,7 @@ use offshoot_family::{Architecture, Axis, Operator, Shape, Space, View, Vit};
 
 use crate::hf::{Layout, vit_layout};
 use crate::network::{DropPath, Features, Network, NetworkError, SpaceBounds};
+use crate::onnx;
 use crate::positions;
 use crate::spec::{Dim, Init, TensorSpec};
 use crate::tensor::{Attention, Bool, Int, Linear, Tensor, TensorData, attention, module};
@@ -396,6 +397,62 @@ impl Network for VitNetwork {
     fn layout(&self) -> Layout {
         vit_layout(&self.vit)
     }
+
+    fn graph(&self, graph: &mut onnx::Graph, pixels: onnx::Value) -> onnx::Outputs {
+        use onnx::Extent::{Batch, Fixed};
+        let Vit { width, patch, .. } = self.vit;
+        let (patches, epsilon) = (self.vit.patches(), self.vit.norm_eps);
+        let tokens = 1 + patches;
+        let sliding = onnx::Sliding {
+            stride: patch,
+            padding: 0,
+        };
+        let x = graph.convolution(pixels, "patch_embed.proj", sliding);
+        let x = graph.reshape(x, &[Batch(1), Fixed(width), Fixed(patches)]);
+        let x = graph.transpose(x, &[0, 2, 1]);
+        let cls = graph.weight("cls_token");
+        let cls = graph.for_each_image(cls, &[1, width]);
+        let x = graph.concat(&[cls, x], 1);
+        // The native grid: positions as they are.
+        let positions = graph.weight("pos_embed");
+        let x = graph.add(x, positions);
+        let mut x = graph.reshape(x, &[Batch(tokens), Fixed(width)]);
+        let form = onnx::Heads {
+            tokens,
+            heads: self.vit.heads(),
+            head_dim: self.vit.head_dim,
+        };
+        for i in 0..self.vit.depth {
+            let leaf = |name: &str| format!("blocks.{i}.{name}");
+            graph.at(format!("blocks.{i}"));
+            let inner = graph.layer_norm(x, &leaf("norm1"), epsilon);
+            let inner = graph.linear(inner, &leaf("attn.qkv"));
+            let inner = graph.attention(inner, form, None);
+            let inner = graph.linear(inner, &leaf("attn.proj"));
+            x = scaled_residual(graph, x, inner, &leaf("ls1.gamma"));
+            let inner = graph.layer_norm(x, &leaf("norm2"), epsilon);
+            let inner = graph.linear(inner, &leaf("mlp.fc1"));
+            let inner = graph.gelu(inner);
+            let inner = graph.linear(inner, &leaf("mlp.fc2"));
+            x = scaled_residual(graph, x, inner, &leaf("ls2.gamma"));
+        }
+        graph.at("");
+        let x = graph.layer_norm(x, "norm", epsilon);
+        let x = graph.reshape(x, &[Batch(1), Fixed(tokens), Fixed(width)]);
+        let cls = graph.slice(x, 1, 0, 1);
+        onnx::Outputs {
+            cls: graph.reshape(cls, &[Batch(1), Fixed(width)]),
+            patches: graph.slice(x, 1, 1, tokens),
+            logits: None,
+        }
+    }
+}
+
+/// `x + gamma * inner`.
+fn scaled_residual(graph: &mut onnx::Graph, x: onnx::Value, inner: onnx::Value, gamma: &str) -> onnx::Value {
+    let gamma = graph.weight(gamma);
+    let inner = graph.multiply(inner, gamma);
+    graph.add(x, inner)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod checkpoint;
 mod forward;
 mod gradients;
 mod hostile;
+mod onnx;
 mod positions;
 mod reference;
 mod view;
