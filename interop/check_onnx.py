@@ -90,9 +90,9 @@ def check_child(arguments, run_folder, child, scratch):
             worst[f"onnxruntime {name}"] = numpy.abs(ours[name] - theirs[name]).max()
         if arguments.tract.is_file():
             for name, value in by_tract(arguments, exported / "model.onnx", images, names, scratch).items():
-                if value.size != theirs[name].size:
-                    raise Difference(f"{name} has {theirs[name].size} numbers in onnxruntime and {value.size} in tract")
-                worst[f"tract {name}"] = numpy.abs(theirs[name].ravel() - value).max()
+                if value.size != ours[name].size:
+                    raise Difference(f"{name} has {ours[name].size} numbers here and {value.size} in tract")
+                worst[f"tract {name}"] = numpy.abs(ours[name].ravel() - value).max()
         figures = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
         largest = max(numpy.abs(value).max() for value in ours.values())
         print(f"  batch {batch}: {figures} (largest feature {largest:.2f})")
