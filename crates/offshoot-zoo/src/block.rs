@@ -2,6 +2,7 @@
 //! classifier.
 
 use crate::network::Subset;
+use crate::onnx;
 use crate::spec::{Dim, Init, TensorSpec};
 use crate::tensor::{Bool, Int, Linear, Tensor, TensorData};
 use crate::weights::Weights;
@@ -129,6 +130,52 @@ impl Block<'_> {
     pub(crate) fn feed_forward(&self, x: Tensor<2>) -> (Linear, Tensor<2>) {
         let hidden = self.after_norm("mlp.fc1", "norm2").forward(x);
         (self.scaled(self.layer("mlp.fc2").gelu(), "ls2.gamma"), hidden)
+    }
+}
+
+/// One pre-norm transformer block as nodes of an ONNX graph, over rows.
+pub(crate) struct BlockGraph {
+    /// Name of the block.
+    pub(crate) name: String,
+    /// Epsilon of the norms.
+    pub(crate) norm_eps: f64,
+    /// Whether there is a LayerScale.
+    pub(crate) layer_scale: bool,
+}
+
+impl BlockGraph {
+    fn leaf(&self, leaf: &str) -> String {
+        format!("{}.{leaf}", self.name)
+    }
+
+    fn residual(&self, graph: &mut onnx::Graph, x: onnx::Value, inner: onnx::Value, gamma: &str) -> onnx::Value {
+        if !self.layer_scale {
+            return graph.add(x, inner);
+        }
+        let gamma = graph.weight(&self.leaf(gamma));
+        let inner = graph.multiply(inner, gamma);
+        graph.add(x, inner)
+    }
+
+    /// [`Block::qkv`].
+    pub(crate) fn qkv(&self, graph: &mut onnx::Graph, x: onnx::Value) -> onnx::Value {
+        let inner = graph.layer_norm(x, &self.leaf("norm1"), self.norm_eps);
+        graph.linear(inner, &self.leaf("attn.qkv"))
+    }
+
+    /// [`Block::projection`] of `mixed`, added to `x`.
+    pub(crate) fn projection(&self, graph: &mut onnx::Graph, x: onnx::Value, mixed: onnx::Value) -> onnx::Value {
+        let inner = graph.linear(mixed, &self.leaf("attn.proj"));
+        self.residual(graph, x, inner, "ls1.gamma")
+    }
+
+    /// The feed-forward branch, added to `x`.
+    pub(crate) fn feed_forward(&self, graph: &mut onnx::Graph, x: onnx::Value) -> onnx::Value {
+        let inner = graph.layer_norm(x, &self.leaf("norm2"), self.norm_eps);
+        let inner = graph.linear(inner, &self.leaf("mlp.fc1"));
+        let inner = graph.gelu(inner);
+        let inner = graph.linear(inner, &self.leaf("mlp.fc2"));
+        self.residual(graph, x, inner, "ls2.gamma")
     }
 }
 

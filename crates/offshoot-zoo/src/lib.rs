@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod layout;
 pub mod materialize;
 pub mod network;
+pub mod onnx;
 pub mod positions;
 pub mod registry;
 pub mod safetensors;

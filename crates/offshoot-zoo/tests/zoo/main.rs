@@ -5,6 +5,7 @@ mod forward;
 mod golden;
 mod gradients;
 mod hostile;
+mod onnx;
 mod positions;
 mod reference;
 mod view;
