@@ -8,12 +8,14 @@
 
 mod block;
 pub mod checkpoint;
+pub mod import;
 pub mod layout;
 pub mod materialize;
 pub mod network;
 pub mod positions;
 pub mod registry;
 pub mod safetensors;
+pub mod shards;
 pub mod spec;
 pub mod start;
 pub mod tensor;

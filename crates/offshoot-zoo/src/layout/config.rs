@@ -1,0 +1,63 @@
+//! Reading a `config.json`: numbers by key, with what is wrong with them in words.
+
+use serde_json::Value;
+
+/// The object of a `config.json`.
+#[derive(Clone, Copy)]
+pub(super) struct Config<'a>(pub(super) &'a Value);
+
+impl Config<'_> {
+    /// The whole number at `key`, or `default` where there is none.
+    ///
+    /// # Errors
+    /// If there is neither, or it is no whole number.
+    pub(super) fn size(self, key: &str, default: Option<usize>) -> Result<usize, String> {
+        match self.0.get(key) {
+            None => default.ok_or(format!("`{key}` is missing")),
+            Some(value) => whole(key, value),
+        }
+    }
+
+    /// The whole numbers at `key`.
+    ///
+    /// # Errors
+    /// If they are missing, no list, or no whole numbers.
+    pub(super) fn sizes(self, key: &str) -> Result<Vec<usize>, String> {
+        let value = self.0.get(key).ok_or(format!("`{key}` is missing"))?;
+        let list = value.as_array().ok_or(format!("`{key}` is {value}, not a list"))?;
+        list.iter().map(|value| whole(key, value)).collect()
+    }
+
+    /// The number at `key`, or `default` where there is none.
+    ///
+    /// # Errors
+    /// If it is no number.
+    pub(super) fn number(self, key: &str, default: f64) -> Result<f64, String> {
+        let value = self.0.get(key).map_or(Some(default), Value::as_f64);
+        value.ok_or(format!("`{key}` is no number"))
+    }
+
+    /// Refuses any value at `keys` but the one given; a key that is missing is taken to have it.
+    ///
+    /// # Errors
+    /// Names the first that has another.
+    pub(super) fn only(self, keys: &[(&str, Value)]) -> Result<(), String> {
+        let other = |(key, only): &&(&str, Value)| self.0.get(key).is_some_and(|value| value != only);
+        match keys.iter().find(other) {
+            None => Ok(()),
+            Some((key, only)) => Err(format!("`{key}` is {}; only {only} is supported", self.0[*key])),
+        }
+    }
+}
+
+fn whole(key: &str, value: &Value) -> Result<usize, String> {
+    // A ratio may be written as 4.0.
+    let number = value.as_u64().or_else(|| {
+        value
+            .as_f64()
+            .filter(|v| v.fract() == 0.0 && (0.0..1e15).contains(v))
+            .map(|v| v as u64)
+    });
+    let number = number.ok_or(format!("`{key}` is {value}, not a whole number"))?;
+    usize::try_from(number).map_err(|e| e.to_string())
+}
