@@ -4,6 +4,8 @@
 One step is what elastic pre-training does between two batches: the teacher's forward pass, both students' forward passes,
 every term of the loss, the backward pass, AdamW, and the teacher's average. Data is made up once and not loaded.
 
+The backbone is a ViT (below), a Swin (`poa_swin.py`) or a ResNet (`poa_resnet.py`).
+
 Written as a PyTorch user would write it for speed: fused attention, one head pass for all rows of a student, the elastic
 student's weights cut once a step, masked patches by index, multi-tensor updates. Seed 0 decides every number.
 """
@@ -19,14 +21,17 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+import poa_resnet
+import poa_swin
+
 
 @dataclass(frozen=True)
 class Case:
     """Sizes of one problem."""
 
-    width: int
-    depth: int
-    head_dim: int
+    width: int  # of a Swin in its first stage, of a ResNet inside of the blocks of its first stage
+    depth: int | tuple  # a tuple has the blocks of every stage
+    head_dim: int | None
     patch: int
     global_px: int
     local_px: int
@@ -36,16 +41,28 @@ class Case:
     bottleneck: int
     prototypes: tuple
     elastic: tuple  # width and depth of the elastic student
+    architecture: str = "vit"
 
     @property
     def grid(self):
-        return self.global_px // self.patch
+        """Side of the grid of patches that are masked and compared."""
+        return self.global_px // {"vit": self.patch, "swin": 4 * self.patch, "resnet": 16}[self.architecture]
+
+    def features(self, width):
+        """Channels of the features of the sub-network of `width`."""
+        return {"vit": width, "swin": 8 * width, "resnet": poa_resnet.OUTPUTS[-1]}[self.architecture]
 
 
 CASES = {
     "cpu-s": Case(192, 6, 32, 4, 32, 16, 6, 32, 512, 128, (512, 1024, 2048, 4096), (128, 4)),
     "cpu-m": Case(384, 12, 64, 4, 32, 16, 6, 16, 1024, 256, (1024, 2048, 4096, 8192), (256, 8)),
     "vit-l": Case(1024, 24, 64, 16, 224, 96, 8, 50, 2048, 256, (8192, 16384, 32768, 65536), (640, 17)),
+    "swin-s": Case(
+        *(96, (2, 2, 6, 2), 16, 2, 64, 32, 6, 8, 512, 128, (512, 1024, 2048, 4096)), (64, (2, 2, 4, 2)), architecture="swin"
+    ),
+    "resnet-s": Case(
+        *(64, (2, 3, 6, 2), None, 4, 64, 32, 6, 8, 512, 128, (512, 1024, 2048, 4096)), (32, (2, 2, 4, 2)), architecture="resnet"
+    ),
 }
 
 INTACT_SHARE = 0.8
@@ -62,6 +79,14 @@ NORM_EPS = 1e-6
 
 def backbone_specs(case):
     """Every tensor of the backbone, in the order in which values are drawn."""
+    if case.architecture == "swin":
+        return poa_swin.specs(case.width, case.depth, case.head_dim, case.patch)
+    if case.architecture == "resnet":
+        return poa_resnet.specs(case.width, case.depth)
+    return vit_specs(case)
+
+
+def vit_specs(case):
     d, p = case.width, case.patch
     normal = torch.randn
     yield "patch.weight", (d, 3, p, p), 0, 0.05, normal
@@ -95,7 +120,7 @@ def block_specs(block, d):
 
 def head_specs(case):
     """Every tensor of the projection heads, in the order in which values are drawn."""
-    sizes = (case.width, case.hidden, case.hidden, case.bottleneck)
+    sizes = (case.features(case.width), case.hidden, case.hidden, case.bottleneck)
     for i, prototypes in enumerate(case.prototypes):
         for layer, (inputs, outputs) in enumerate(zip(sizes, sizes[1:])):
             yield f"heads.{i}.{layer}.weight", (outputs, inputs), 0, inputs**-0.5, torch.randn
@@ -122,9 +147,20 @@ def cut(weights, case, width, depth):
 
     Leading channels, evenly spaced blocks, and a factor on every matrix that reads a narrowed axis.
     """
-    full, gain = case.width, case.width / width
-    if (width, depth) == (full, case.depth):
+    if (width, depth) == (case.width, case.depth):
         return weights
+    cut_backbone = {"vit": cut_vit, "swin": poa_swin.cut, "resnet": poa_resnet.cut}[case.architecture]
+    child = cut_backbone(weights, case, width, depth)
+    full, left = case.features(case.width), case.features(width)
+    for name, weight in weights.items():
+        if name.startswith("heads."):
+            reads = name.endswith(".0.weight") and left != full
+            child[name] = full / left * weight[:, :left] if reads else weight
+    return child
+
+
+def cut_vit(weights, case, width, depth):
+    full, gain = case.width, case.width / width
     child = {"patch.weight": weights["patch.weight"][:width]}
     for name in ("patch.bias", "cls", "mask", "norm.weight", "norm.bias"):
         child[name] = weights[name][:width]
@@ -138,9 +174,6 @@ def cut(weights, case, width, depth):
             else:
                 part = whole[: shape[0]]
             child[f"blocks.{to}.{name}"] = gain * part[:, : shape[1]] if len(shape) == 2 else part
-    for name, weight in weights.items():
-        if name.startswith("heads."):
-            child[name] = gain * weight[:, :width] if name.endswith(".0.weight") else weight
     return child
 
 
@@ -227,14 +260,15 @@ def step_loss(case, student, teacher, batch):
     parts = [2 * images, len(masked), views * images]
     pairs = 2 * views + 2
 
+    features = {"vit": backbone, "swin": poa_swin.features, "resnet": poa_resnet.features}[case.architecture]
     with torch.no_grad():
-        cls, patches = backbone(teacher, case, globals_)
+        cls, patches = features(teacher, case, globals_)
         teacher_rows = torch.cat([cls, patches.flatten(0, 1)[masked]])
     slim = cut(student, case, *case.elastic)
     rows, koleos = [], []
     for weights in (student, slim):
-        cls, patches = backbone(weights, case, globals_, masks)
-        local_cls, _ = backbone(weights, case, locals_)
+        cls, patches = features(weights, case, globals_, masks)
+        local_cls, _ = features(weights, case, locals_)
         rows.append(torch.cat([cls, patches.flatten(0, 1)[masked], local_cls]))
         koleos += [koleo(crop) for crop in cls.split(images)]
 
@@ -275,6 +309,12 @@ def make_batch(case, device):
     locals_ = torch.randn(case.views * case.images, 3, case.local_px, case.local_px)
     masked = masks.flatten().nonzero().squeeze(1)
     token_weights = (1.0 / masks.sum(1).clamp(min=1))[masked // patches]
+    if case.architecture != "vit":
+        # The grid of patches has the last map doubled: each masked patch as the cell of the map that it repeats.
+        side = case.grid // 2
+        row, column = masked // case.grid, masked % case.grid
+        crop, row = row // case.grid, row % case.grid // 2
+        masked = (crop * side + row) * side + column // 2
     return tuple(t.to(device) for t in (globals_, locals_, masks, masked, token_weights))
 
 

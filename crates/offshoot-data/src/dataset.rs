@@ -1,11 +1,13 @@
 //! A data set as a run uses it: opened, fingerprinted, split by content, and measured where a recipe leaves values open.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use crate::error::DataError;
+use crate::source::joined::Joined;
 use crate::source::{Labels, Source, open};
 use crate::split::{SplitShares, Splits, content_hashes, split};
 use crate::summary::fingerprint;
@@ -39,11 +41,57 @@ pub struct Measured {
 }
 
 impl Dataset {
+    /// Opens `path` to train and choose on and `test`, where data has a split of its own, to judge by: every example of `test`
+    /// is in the test part and no other. What lies at `path` is split by its content into the other two, less the examples
+    /// whose content is in `test` too. Classes are those at `path`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); also if `shares` hold out a second test part, or `test` has classes of its own.
+    pub fn open_with_test(
+        path: &Path,
+        test: &Path,
+        labels: Labels,
+        seed: u64,
+        shares: SplitShares,
+    ) -> Result<Self, DataError> {
+        if shares.test != 0.0 {
+            let reason = format!(
+                "{} of the training images would be a second test part beside {}: the share must be 0",
+                shares.test,
+                test.display()
+            );
+            return Err(DataError::config("data.test", reason));
+        }
+        let (own, of_own) = Self::hashed(path, labels, seed, shares)?;
+        let judged = open(test, labels)?;
+        let hashes = content_hashes(judged.as_ref());
+        let known: HashSet<&[u8; 32]> = hashes.iter().collect();
+        let first = own.source.len();
+        let mut splits = own.splits;
+        for part in [&mut splits.train, &mut splits.val] {
+            part.retain(|&index| !known.contains(&of_own[index]));
+        }
+        splits.test = (first..first + hashes.len()).collect();
+        // Which side an image is on is part of what the data is.
+        let both = format!("{}\n{}", own.fingerprint, fingerprint(&hashes));
+        Ok(Self {
+            source: Arc::new(Joined::new(own.source, judged, test)?),
+            fingerprint: blake3::hash(both.as_bytes()).to_hex().to_string(),
+            splits,
+            path: own.path,
+        })
+    }
+
     /// Opens `path`, hashes every example and splits them by their content, `seed` and `shares`.
     ///
     /// # Errors
     /// If the path holds no data set, or labels are asked for that are not there.
     pub fn open(path: &Path, labels: Labels, seed: u64, shares: SplitShares) -> Result<Self, DataError> {
+        Ok(Self::hashed(path, labels, seed, shares)?.0)
+    }
+
+    /// The same, with the content hashes of all examples.
+    fn hashed(path: &Path, labels: Labels, seed: u64, shares: SplitShares) -> Result<(Self, Vec<[u8; 32]>), DataError> {
         let absolute = std::path::absolute(path).map_err(|source| DataError::Io {
             place: path.display().to_string(),
             source,
@@ -51,12 +99,13 @@ impl Dataset {
         let source: Arc<dyn Source> = Arc::from(open(path, labels)?);
         let hashes = content_hashes(source.as_ref());
         let splits = split(&hashes, seed, shares)?;
-        Ok(Self {
+        let dataset = Self {
             fingerprint: fingerprint(&hashes),
             source,
             path: absolute,
             splits,
-        })
+        };
+        Ok((dataset, hashes))
     }
 
     /// The class of each of the examples `indices`; examples without one count as class 0.

@@ -214,11 +214,11 @@ fn epsilon(norm_eps: f64) -> Result<(), ArchitectureError> {
 
 fn stages(depths: &[usize]) -> Result<(), ArchitectureError> {
     let total = depths.iter().try_fold(0usize, |sum, &d| sum.checked_add(d));
-    let fits = (1..=STAGES).contains(&depths.len()) && !depths.contains(&0) && total.is_some_and(|t| t <= MOST);
+    let fits = (2..=STAGES).contains(&depths.len()) && !depths.contains(&0) && total.is_some_and(|t| t <= MOST);
     if fits {
         return Ok(());
     }
-    let reason = format!("must be the blocks of 1 to {STAGES} stages, at least 1 each and {MOST} together");
+    let reason = format!("must be the blocks of 2 to {STAGES} stages, at least 1 each and {MOST} together");
     Err(ArchitectureError::new("depths", format!("{depths:?}"), reason))
 }
 

@@ -324,6 +324,7 @@ mod tests {
             space: None,
             data: DataRef {
                 path: "/data".into(),
+                test_path: None,
                 labels: true,
                 fingerprint: String::new(),
                 split_seed: 0,

@@ -60,6 +60,9 @@ pub struct ParentRef {
 pub struct DataRef {
     /// Path as the user gave it, made absolute.
     pub path: String,
+    /// Where the test part lies, if the data has a split of its own; absolute too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_path: Option<String>,
     /// Whether its labels are used.
     pub labels: bool,
     /// Fingerprint of the content.

@@ -203,7 +203,6 @@ fn every_recipe_key_is_in_the_table() {
             "offshoot-methods/src/elastic/recipe.rs",
             &[
                 "DataRecipe",
-                "ParentRecipe",
                 "SpaceRecipe",
                 "HeadsRecipe",
                 "OptimRecipe",
@@ -211,6 +210,7 @@ fn every_recipe_key_is_in_the_table() {
                 "ProbeRecipe",
             ],
         ),
+        of("offshoot-family/src/architecture.rs", &["Vit", "Swin", "ResNet"]),
         of("offshoot-methods/src/elastic/step.rs", &["LossRecipe"]),
         of("offshoot-data/src/augment/mod.rs", &["MultiCrop"]),
         of("offshoot-data/src/mask.rs", &["BlockMasks"]),

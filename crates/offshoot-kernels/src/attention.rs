@@ -4,21 +4,17 @@
 //! queries and keys (FlashAttention's recomputation, Dao et al. 2022, section 3.1, without its tiles: a row of scores fits the
 //! cache).
 
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Flex, TensorMetadata};
+use burn::backend::{Backend, Flex, TensorMetadata};
 use burn::tensor::{Shape, Slice};
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::Kernels;
 use crate::gemm::note;
-use crate::slices::{all_f32, contiguous, tensor, values};
-use crate::tensors::Tensors;
+use crate::operation::Kernel;
+use crate::slices::{tensor, values};
 use crate::vector::{
-    LANES, add_up, arch, build_pieces, dot, exp_negative, largest, sum_of, vectorised, with_scratch, zeroed,
+    LANES, add_up, arch, build_bundles, build_pieces, dot, exp_negative, largest, sum_of, vectorised, with_scratch,
+    zeroed,
 };
 
 /// How the rows of packed queries, keys and values are to be read.
@@ -125,6 +121,9 @@ struct Sequence {
     tokens: usize,
     number: usize,
 }
+
+/// Shares of the sequences that the gradient of a bias is summed over, if there is one group.
+const SHARES: usize = 16;
 
 /// Queries of one block of work.
 const QUERIES: usize = 96;
@@ -315,68 +314,6 @@ impl Scene<'_> {
     }
 }
 
-/// [`Kernels::fused_attention`] on the CPU.
-pub(crate) fn forward(form: Attention, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
-    if !all_f32(&tensors) {
-        return plain::<Flex>(form, tensors);
-    }
-    let tensors: Vec<_> = tensors.into_iter().map(contiguous).collect();
-    form.check(&tensors[0].shape(), tensors.get(1).map(|bias| bias.shape()).as_ref());
-    form.note(false);
-    let (rows, bias) = (values(&tensors[0]), tensors.get(1).map(values));
-    let (width, out_width, dim) = (form.width(), form.out_width(), form.head_dim);
-    let arch = arch();
-    // A sequence's queries in blocks of about equal size.
-    let blocks: Vec<(Sequence, usize, usize)> = form
-        .each()
-        .into_iter()
-        .flat_map(|sequence| {
-            let size = sequence
-                .tokens
-                .div_ceil(sequence.tokens.div_ceil(QUERIES).max(1))
-                .max(1);
-            (0..sequence.tokens.div_ceil(size)).map(move |b| (sequence, b * size, size.min(sequence.tokens - b * size)))
-        })
-        .collect();
-    let sizes: Vec<[usize; 1]> = blocks.iter().map(|block| [block.2 * out_width]).collect();
-    let [out] = build_pieces(&sizes, |b, [blank]| {
-        let (sequence, first, count) = blocks[b];
-        let out = zeroed(blank);
-        let (tokens, stride) = (sequence.tokens, padded(sequence.tokens));
-        let rows = &rows[sequence.first * width..][..tokens * width];
-        with_scratch((dim + count) * stride, |scratch| {
-            let (keys, scores) = scratch.split_at_mut(dim * stride);
-            for head in 0..form.heads {
-                let [q, k, v] = form.head(head);
-                let part = |at: usize| Rows {
-                    values: &rows[at..],
-                    stride: width,
-                };
-                vectorised!(arch, turn(part(k), tokens, dim, form.scale(), keys, stride));
-                let keys = Rows { values: keys, stride };
-                scores.fill(0.0);
-                let queries = (&rows[first * width + q..], (width, 1));
-                multiply(arch, (scores, stride), queries, keys, (count, dim, stride));
-                let scene = scene(&form, bias, sequence, head, first);
-                vectorised!(
-                    arch,
-                    scene.soften(
-                        scores,
-                        stride,
-                        #[inline(always)]
-                        |_, row, factor| row.iter_mut().for_each(|p| *p *= factor),
-                    )
-                );
-                let out = (&mut out[head * dim..], out_width);
-                multiply(arch, out, (scores, (stride, 1)), part(v), (count, tokens, dim));
-            }
-        });
-        [out]
-    });
-    let rows = out.len() / out_width.max(1);
-    tensor(out, [rows, out_width])
-}
-
 #[inline(always)]
 fn scene<'a>(form: &Attention, bias: Option<&'a [f32]>, sequence: Sequence, head: usize, first: usize) -> Scene<'a> {
     let square = sequence.tokens * sequence.tokens;
@@ -389,120 +326,6 @@ fn scene<'a>(form: &Attention, bias: Option<&'a [f32]>, sequence: Sequence, head
             &bias[(sequence.number % groups * form.heads + head) * square..][..square]
         }),
     }
-}
-
-/// [`Kernels::fused_attention_backward`] on the CPU.
-pub(crate) fn backward(
-    form: Attention,
-    tensors: Vec<FloatTensor<Flex>>,
-    gradient: FloatTensor<Flex>,
-) -> Vec<FloatTensor<Flex>> {
-    if !all_f32(tensors.iter().chain([&gradient])) {
-        return plain_backward::<Flex>(form, tensors, gradient);
-    }
-    let tensors: Vec<_> = tensors.into_iter().map(contiguous).collect();
-    let gradient = contiguous(gradient);
-    form.note(true);
-    let (rows, bias, d_out) = (values(&tensors[0]), tensors.get(1).map(values), values(&gradient));
-    let (width, out_width, dim) = (form.width(), form.out_width(), form.head_dim);
-    let arch = arch();
-    let sequences = form.each();
-    let bias_size = bias.map_or(0, <[f32]>::len);
-    // A bias sums over sequences: few pieces then, each with a sum of its own.
-    let share = if bias.is_some() {
-        sequences.len().div_ceil(16).max(1)
-    } else {
-        1
-    };
-    let shares: Vec<&[Sequence]> = sequences.chunks(share).collect();
-    let sizes: Vec<[usize; 2]> = shares
-        .iter()
-        .map(|share| [share.iter().map(|s| s.tokens).sum::<usize>() * width, bias_size])
-        .collect();
-    let [d_rows, d_biases] = build_pieces(&sizes, |s, [d_rows, d_bias]| {
-        let (d_rows, d_bias) = (zeroed(d_rows), zeroed(d_bias));
-        let mut rest = &mut *d_rows;
-        for &sequence in shares[s] {
-            let (d_rows, after) = std::mem::take(&mut rest).split_at_mut(sequence.tokens * width);
-            rest = after;
-            let (tokens, stride) = (sequence.tokens, padded(sequence.tokens));
-            let rows = &rows[sequence.first * width..][..tokens * width];
-            let d_out = &d_out[sequence.first * out_width..][..tokens * out_width];
-            let block = tokens.min(QUERIES);
-            with_scratch(2 * (dim + block) * stride, |scratch| {
-                let (keys, scratch) = scratch.split_at_mut(dim * stride);
-                let (turned, scratch) = scratch.split_at_mut(dim * stride);
-                for head in 0..form.heads {
-                    let [q, k, v] = form.head(head);
-                    let part = |at: usize| Rows {
-                        values: &rows[at..],
-                        stride: width,
-                    };
-                    vectorised!(arch, {
-                        turn(part(k), tokens, dim, form.scale(), keys, stride);
-                        turn(part(v), tokens, dim, 1.0, turned, stride);
-                    });
-                    let square = |values| Rows { values, stride };
-                    let mut first = 0;
-                    while first < tokens {
-                        let count = block.min(tokens - first);
-                        let (scores, d_scores) = scratch.split_at_mut(block * stride);
-                        let (scores, d_scores) = (&mut scores[..count * stride], &mut d_scores[..count * stride]);
-                        scores.fill(0.0);
-                        d_scores.fill(0.0);
-                        let queries = &rows[first * width + q..];
-                        let d_out = &d_out[first * out_width + head * dim..];
-                        let size = (count, dim, stride);
-                        multiply(arch, (scores, stride), (queries, (width, 1)), square(keys), size);
-                        multiply(arch, (d_scores, stride), (d_out, (out_width, 1)), square(turned), size);
-                        let scene = scene(&form, bias, sequence, head, first);
-                        let scale = form.scale();
-                        vectorised!(
-                            arch,
-                            scene.soften(
-                                scores,
-                                stride,
-                                #[inline(always)]
-                                |r, row, factor| {
-                                    row.iter_mut().for_each(|p| *p *= factor);
-                                    let d_row = &mut d_scores[r * stride..][..stride];
-                                    let common = dot(row, d_row);
-                                    for (d, p) in d_row.iter_mut().zip(row) {
-                                        *d = *p * (*d - common);
-                                    }
-                                },
-                            )
-                        );
-                        if bias.is_some() {
-                            let groups = bias_size / (form.heads * tokens * tokens);
-                            let at = (sequence.number % groups * form.heads + head) * tokens + first;
-                            let d_bias = d_bias[at * tokens..][..count * tokens].chunks_exact_mut(tokens);
-                            for (d_bias, d) in d_bias.zip(d_scores.chunks_exact(stride)) {
-                                d_bias.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
-                            }
-                        }
-                        vectorised!(arch, d_scores.iter_mut().for_each(|d| *d *= scale));
-                        let (d_scores, scores) = (&*d_scores, &*scores);
-                        let rows_of = |values, stride| Rows { values, stride };
-                        let d_queries = (&mut d_rows[first * width + q..], width);
-                        multiply(arch, d_queries, (d_scores, (stride, 1)), part(k), (count, tokens, dim));
-                        let size = (tokens, count, dim);
-                        let d_keys = (&mut d_rows[k..], width);
-                        multiply(arch, d_keys, (d_scores, (1, stride)), rows_of(queries, width), size);
-                        let d_values = (&mut d_rows[v..], width);
-                        multiply(arch, d_values, (scores, (1, stride)), rows_of(d_out, out_width), size);
-                        first += count;
-                    }
-                }
-            });
-        }
-        [d_rows, d_bias]
-    });
-    let mut gradients = vec![tensor(d_rows, tensors[0].shape())];
-    if bias.is_some() {
-        gradients.push(tensor(add_up(&d_biases, bias_size), tensors[1].shape()));
-    }
-    gradients
 }
 
 /// Queries, keys and values of one run of sequences as `[count, heads, tokens, head_dim]`, keys and values repeated for the
@@ -576,117 +399,243 @@ fn runs<B: Backend>(form: &Attention, x: &FloatTensor<B>) -> Vec<RowsOf<B>> {
     form.sequences.iter().map(run).collect()
 }
 
-/// [`Kernels::fused_attention`] in plain operations.
-pub(crate) fn plain<B: Backend>(form: Attention, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
-    let bias = tensors.get(1);
-    let one = |(rows, count, tokens)| {
-        let [q, k, v] = unpacked::<B>(&form, rows, count, tokens);
-        let mixed = B::float_matmul(probabilities::<B>(&form, q, k, bias.cloned()), v);
-        B::float_reshape(
-            B::float_swap_dims(mixed, 1, 2),
-            Shape::new([count * tokens, form.out_width()]),
-        )
-    };
-    B::float_cat(runs::<B>(&form, &tensors[0]).into_iter().map(one).collect(), 0)
-}
-
-/// [`Kernels::fused_attention_backward`] in plain operations.
-pub(crate) fn plain_backward<B: Backend>(
-    form: Attention,
-    tensors: Vec<FloatTensor<B>>,
-    gradient: FloatTensor<B>,
-) -> Vec<FloatTensor<B>> {
-    let bias = tensors.get(1);
-    let (heads, dim) = (form.heads, form.head_dim);
-    let mut d_bias = None;
-    let runs_of_rows = runs::<B>(&form, &tensors[0])
-        .into_iter()
-        .zip(runs::<B>(&form, &gradient));
-    let one = |((rows, count, tokens), (d_out, ..)): (RowsOf<B>, RowsOf<B>)| {
-        let [q, k, v] = unpacked::<B>(&form, rows, count, tokens);
-        let d_out = B::float_reshape(d_out, Shape::new([count, tokens, heads, dim]));
-        let d_out = B::float_swap_dims(d_out, 1, 2);
-        let p = probabilities::<B>(&form, q.clone(), k.clone(), bias.cloned());
-        let d_v = B::float_matmul(B::float_swap_dims(p.clone(), 2, 3), d_out.clone());
-        let d_p = B::float_matmul(d_out, B::float_swap_dims(v, 2, 3));
-        let common = B::float_sum_dim(B::float_mul(p.clone(), d_p.clone()), 3);
-        let d_s = B::float_mul(p, B::float_sub(d_p, common));
-        if let Some(bias) = bias {
-            let [groups, ..] = bias.shape().dims::<4>();
-            let grouped = Shape::new([count / groups, groups * heads * tokens * tokens]);
-            let sum = B::float_sum_dim(B::float_reshape(d_s.clone(), grouped), 0);
-            d_bias = Some(B::float_reshape(sum, bias.shape()));
-        }
-        let d_s = B::float_mul_scalar(d_s, form.scale().into());
-        let d_q = B::float_matmul(d_s.clone(), k);
-        let d_k = B::float_matmul(B::float_swap_dims(d_s, 2, 3), q);
-        let gathered = |x: FloatTensor<B>| {
-            let each = form.heads / form.kv_heads;
-            let x = B::float_reshape(x, Shape::new([count, form.kv_heads, each, tokens, dim]));
-            B::float_reshape(B::float_sum_dim(x, 2), Shape::new([count, form.kv_heads, tokens, dim]))
-        };
-        let all = B::float_cat(vec![d_q, gathered(d_k), gathered(d_v)], 1);
-        B::float_reshape(
-            B::float_swap_dims(all, 1, 2),
-            Shape::new([count * tokens, form.width()]),
-        )
-    };
-    let d_rows = B::float_cat(runs_of_rows.map(one).collect(), 0);
-    [Some(d_rows), d_bias].into_iter().flatten().collect()
-}
-
-/// What the gradient needs of the forward pass.
-#[derive(Clone, Debug)]
-struct Saved<B: Backend> {
-    form: Attention,
-    tensors: Vec<FloatTensor<B>>,
-}
-
-/// [`Kernels::fused_attention`] with its gradient, for any backend that has both.
-pub(crate) fn tracked<B: Backend + Kernels, C: CheckpointStrategy>(
-    form: Attention,
-    tensors: Vec<FloatTensor<Autodiff<B, C>>>,
-) -> FloatTensor<Autodiff<B, C>> {
-    match tensors.len() {
-        1 => register::<B, C, 1>(form, tensors),
-        2 => register::<B, C, 2>(form, tensors),
-        n => panic!("attention of {n} tensors"),
-    }
-}
-
-fn register<B: Backend + Kernels, C: CheckpointStrategy, const N: usize>(
-    form: Attention,
-    tensors: Vec<FloatTensor<Autodiff<B, C>>>,
-) -> FloatTensor<Autodiff<B, C>> {
-    #[derive(Debug)]
-    struct Attend;
-
-    impl<B: Backend + Kernels, const N: usize> Backward<B, N> for Attend {
-        type State = Saved<B>;
-
-        fn backward(self, ops: Ops<Saved<B>, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
-            let gradient = gradients.consume::<B>(&ops.node);
-            let Saved { form, tensors } = ops.state;
-            let found = B::fused_attention_backward(form, Tensors(tensors), gradient);
-            for (parent, gradient) in ops.parents.into_iter().zip(found) {
-                if let Some(parent) = parent {
-                    gradients.register::<B>(parent.id, gradient);
+impl Kernel for Attention {
+    fn forward(self, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
+        self.check(&tensors[0].shape(), tensors.get(1).map(|bias| bias.shape()).as_ref());
+        self.note(false);
+        let (rows, bias) = (values(&tensors[0]), tensors.get(1).map(values));
+        let (width, out_width, dim) = (self.width(), self.out_width(), self.head_dim);
+        let arch = arch();
+        // A sequence's queries in blocks of about equal size.
+        let blocks: Vec<(Sequence, usize, usize)> = self
+            .each()
+            .into_iter()
+            .flat_map(|sequence| {
+                let size = sequence
+                    .tokens
+                    .div_ceil(sequence.tokens.div_ceil(QUERIES).max(1))
+                    .max(1);
+                (0..sequence.tokens.div_ceil(size))
+                    .map(move |b| (sequence, b * size, size.min(sequence.tokens - b * size)))
+            })
+            .collect();
+        let sizes: Vec<[usize; 1]> = blocks.iter().map(|block| [block.2 * out_width]).collect();
+        let [out] = build_pieces(&sizes, |b, [blank]| {
+            let (sequence, first, count) = blocks[b];
+            let out = zeroed(blank);
+            let (tokens, stride) = (sequence.tokens, padded(sequence.tokens));
+            let rows = &rows[sequence.first * width..][..tokens * width];
+            with_scratch((dim + count) * stride, |scratch| {
+                let (keys, scores) = scratch.split_at_mut(dim * stride);
+                for head in 0..self.heads {
+                    let [q, k, v] = self.head(head);
+                    let part = |at: usize| Rows {
+                        values: &rows[at..],
+                        stride: width,
+                    };
+                    vectorised!(arch, turn(part(k), tokens, dim, self.scale(), keys, stride));
+                    let keys = Rows { values: keys, stride };
+                    scores.fill(0.0);
+                    let queries = (&rows[first * width + q..], (width, 1));
+                    multiply(arch, (scores, stride), queries, keys, (count, dim, stride));
+                    let scene = scene(&self, bias, sequence, head, first);
+                    vectorised!(
+                        arch,
+                        scene.soften(
+                            scores,
+                            stride,
+                            #[inline(always)]
+                            |_, row, factor| row.iter_mut().for_each(|p| *p *= factor),
+                        )
+                    );
+                    let out = (&mut out[head * dim..], out_width);
+                    multiply(arch, out, (scores, (stride, 1)), part(v), (count, tokens, dim));
                 }
-            }
-        }
+            });
+            [out]
+        });
+        let rows = out.len() / out_width.max(1);
+        tensor(out, [rows, out_width])
     }
 
-    let nodes: Vec<_> = tensors.iter().map(|tensor| tensor.node()).collect();
-    let nodes: [_; N] = nodes.try_into().expect("as many as there are tensors");
-    let tensors: Vec<_> = tensors.into_iter().map(|tensor| tensor.into_parts().0).collect();
-    match Attend.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(prepared) => {
-            let saved = Saved {
-                form: form.clone(),
-                tensors: tensors.clone(),
+    fn backward(
+        self,
+        tensors: Vec<FloatTensor<Flex>>,
+        gradient: FloatTensor<Flex>,
+        _: &[bool],
+    ) -> Vec<Option<FloatTensor<Flex>>> {
+        self.note(true);
+        let (rows, bias, d_out) = (values(&tensors[0]), tensors.get(1).map(values), values(&gradient));
+        let (width, out_width, dim) = (self.width(), self.out_width(), self.head_dim);
+        let arch = arch();
+        let sequences = self.each();
+        let bias_size = bias.map_or(0, <[f32]>::len);
+        // The gradient of a bias is summed over the sequences of its group: in the order of their shares, of which there are only
+        // a few where there are few groups.
+        let square = sequences
+            .first()
+            .map_or(0, |sequence| self.heads * sequence.tokens.pow(2));
+        let groups = if bias_size > 0 {
+            bias_size / square.max(1)
+        } else {
+            sequences.len()
+        };
+        let each = sequences.len() / groups.max(1);
+        let share = each.div_ceil(SHARES.div_ceil(groups.max(1))).max(1);
+        let shares = each.div_ceil(share);
+        let sizes: Vec<[usize; 2]> = sequences
+            .iter()
+            .map(|sequence| {
+                let first = bias_size > 0 && (sequence.number / groups).is_multiple_of(share);
+                [sequence.tokens * width, usize::from(first) * square]
+            })
+            .collect();
+        let bundle_of = |i: usize| i / groups / share * groups + i % groups;
+        let [d_rows, d_biases] = build_bundles(&sizes, shares * groups, bundle_of, |bundle, pieces| {
+            let mut numbers = (bundle / groups * share..).map(|i| i * groups + bundle % groups);
+            let mut pieces: Vec<_> = pieces.into_iter().map(|piece| piece.map(zeroed)).collect();
+            let d_bias = pieces
+                .first_mut()
+                .map(|[_, d_bias]| std::mem::take(d_bias))
+                .unwrap_or_default();
+            for (number, [d_rows, _]) in numbers.by_ref().zip(&mut pieces) {
+                let sequence = sequences[number];
+                let (tokens, stride) = (sequence.tokens, padded(sequence.tokens));
+                let rows = &rows[sequence.first * width..][..tokens * width];
+                let d_out = &d_out[sequence.first * out_width..][..tokens * out_width];
+                let block = tokens.min(QUERIES);
+                with_scratch(2 * (dim + block) * stride, |scratch| {
+                    let (keys, scratch) = scratch.split_at_mut(dim * stride);
+                    let (turned, scratch) = scratch.split_at_mut(dim * stride);
+                    for head in 0..self.heads {
+                        let [q, k, v] = self.head(head);
+                        let part = |at: usize| Rows {
+                            values: &rows[at..],
+                            stride: width,
+                        };
+                        vectorised!(arch, {
+                            turn(part(k), tokens, dim, self.scale(), keys, stride);
+                            turn(part(v), tokens, dim, 1.0, turned, stride);
+                        });
+                        let square = |values| Rows { values, stride };
+                        let mut first = 0;
+                        while first < tokens {
+                            let count = block.min(tokens - first);
+                            let (scores, d_scores) = scratch.split_at_mut(block * stride);
+                            let (scores, d_scores) = (&mut scores[..count * stride], &mut d_scores[..count * stride]);
+                            scores.fill(0.0);
+                            d_scores.fill(0.0);
+                            let queries = &rows[first * width + q..];
+                            let d_out = &d_out[first * out_width + head * dim..];
+                            let size = (count, dim, stride);
+                            multiply(arch, (scores, stride), (queries, (width, 1)), square(keys), size);
+                            multiply(arch, (d_scores, stride), (d_out, (out_width, 1)), square(turned), size);
+                            let scene = scene(&self, bias, sequence, head, first);
+                            let scale = self.scale();
+                            vectorised!(
+                                arch,
+                                scene.soften(
+                                    scores,
+                                    stride,
+                                    #[inline(always)]
+                                    |r, row, factor| {
+                                        row.iter_mut().for_each(|p| *p *= factor);
+                                        let d_row = &mut d_scores[r * stride..][..stride];
+                                        let common = dot(row, d_row);
+                                        for (d, p) in d_row.iter_mut().zip(row) {
+                                            *d = *p * (*d - common);
+                                        }
+                                    },
+                                )
+                            );
+                            if bias.is_some() {
+                                let d_bias = &mut d_bias[(head * tokens + first) * tokens..][..count * tokens];
+                                vectorised!(arch, {
+                                    let rows = d_bias.chunks_exact_mut(tokens).zip(d_scores.chunks_exact(stride));
+                                    for (d_bias, d) in rows {
+                                        d_bias.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
+                                    }
+                                });
+                            }
+                            vectorised!(arch, d_scores.iter_mut().for_each(|d| *d *= scale));
+                            let (d_scores, scores) = (&*d_scores, &*scores);
+                            let rows_of = |values, stride| Rows { values, stride };
+                            let d_queries = (&mut d_rows[first * width + q..], width);
+                            multiply(arch, d_queries, (d_scores, (stride, 1)), part(k), (count, tokens, dim));
+                            let size = (tokens, count, dim);
+                            let d_keys = (&mut d_rows[k..], width);
+                            multiply(arch, d_keys, (d_scores, (1, stride)), rows_of(queries, width), size);
+                            let d_values = (&mut d_rows[v..], width);
+                            multiply(arch, d_values, (scores, (1, stride)), rows_of(d_out, out_width), size);
+                            first += count;
+                        }
+                    }
+                });
+            }
+            if let Some([_, first]) = pieces.first_mut() {
+                *first = d_bias;
+            }
+            pieces
+        });
+        let d_bias = bias.map(|_| tensor(add_up(&d_biases, bias_size), tensors[1].shape()));
+        vec![Some(tensor(d_rows, tensors[0].shape())), d_bias]
+    }
+
+    fn plain<B: Backend>(self, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+        let bias = tensors.get(1);
+        let one = |(rows, count, tokens)| {
+            let [q, k, v] = unpacked::<B>(&self, rows, count, tokens);
+            let mixed = B::float_matmul(probabilities::<B>(&self, q, k, bias.cloned()), v);
+            B::float_reshape(
+                B::float_swap_dims(mixed, 1, 2),
+                Shape::new([count * tokens, self.out_width()]),
+            )
+        };
+        B::float_cat(runs::<B>(&self, &tensors[0]).into_iter().map(one).collect(), 0)
+    }
+
+    fn plain_backward<B: Backend>(
+        self,
+        tensors: Vec<FloatTensor<B>>,
+        gradient: FloatTensor<B>,
+        _: &[bool],
+    ) -> Vec<Option<FloatTensor<B>>> {
+        let bias = tensors.get(1);
+        let (heads, dim) = (self.heads, self.head_dim);
+        let mut d_bias = None;
+        let runs_of_rows = runs::<B>(&self, &tensors[0])
+            .into_iter()
+            .zip(runs::<B>(&self, &gradient));
+        let one = |((rows, count, tokens), (d_out, ..)): (RowsOf<B>, RowsOf<B>)| {
+            let [q, k, v] = unpacked::<B>(&self, rows, count, tokens);
+            let d_out = B::float_reshape(d_out, Shape::new([count, tokens, heads, dim]));
+            let d_out = B::float_swap_dims(d_out, 1, 2);
+            let p = probabilities::<B>(&self, q.clone(), k.clone(), bias.cloned());
+            let d_v = B::float_matmul(B::float_swap_dims(p.clone(), 2, 3), d_out.clone());
+            let d_p = B::float_matmul(d_out, B::float_swap_dims(v, 2, 3));
+            let common = B::float_sum_dim(B::float_mul(p.clone(), d_p.clone()), 3);
+            let d_s = B::float_mul(p, B::float_sub(d_p, common));
+            if let Some(bias) = bias {
+                let [groups, ..] = bias.shape().dims::<4>();
+                let grouped = Shape::new([count / groups, groups * heads * tokens * tokens]);
+                let sum = B::float_sum_dim(B::float_reshape(d_s.clone(), grouped), 0);
+                d_bias = Some(B::float_reshape(sum, bias.shape()));
+            }
+            let d_s = B::float_mul_scalar(d_s, self.scale().into());
+            let d_q = B::float_matmul(d_s.clone(), k);
+            let d_k = B::float_matmul(B::float_swap_dims(d_s, 2, 3), q);
+            let gathered = |x: FloatTensor<B>| {
+                let each = self.heads / self.kv_heads;
+                let x = B::float_reshape(x, Shape::new([count, self.kv_heads, each, tokens, dim]));
+                B::float_reshape(B::float_sum_dim(x, 2), Shape::new([count, self.kv_heads, tokens, dim]))
             };
-            prepared.finish(saved, B::fused_attention(form, Tensors(tensors)))
-        }
-        OpsKind::UnTracked(prepared) => prepared.finish(B::fused_attention(form, Tensors(tensors))),
+            let all = B::float_cat(vec![d_q, gathered(d_k), gathered(d_v)], 1);
+            B::float_reshape(
+                B::float_swap_dims(all, 1, 2),
+                Shape::new([count * tokens, self.width()]),
+            )
+        };
+        let d_rows = B::float_cat(runs_of_rows.map(one).collect(), 0);
+        vec![Some(d_rows), d_bias]
     }
 }

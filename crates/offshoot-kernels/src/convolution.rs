@@ -7,19 +7,13 @@
 
 use std::ops::Range;
 
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::ops::ConvOptions;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Flex, TensorMetadata};
+use burn::backend::{Backend, Flex, TensorMetadata};
 
-use crate::Kernels;
 use crate::gemm::{Matrix, Threads, note, product, product_in_rows};
-use crate::linear::Wanted;
-use crate::slices::{all_f32, contiguous, tensor, values};
-use crate::tensors::Tensors;
+use crate::operation::Kernel;
+use crate::slices::{tensor, values};
 use crate::vector::{add_up, arch, build, build_pieces, sum_of, vectorised, with_scratch, zeroed};
 
 /// How the window of a convolution moves, the same way along both dimensions of the image. Every output sees all inputs: there
@@ -517,159 +511,83 @@ fn turned(weight: &[f32], outputs: usize, channels: usize, taps: usize) -> Vec<f
     })
 }
 
-/// [`Kernels::convolution`] on the CPU.
-pub(crate) fn forward(window: Window, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
-    if !all_f32(&tensors) {
-        return plain::<Flex>(window, tensors);
+impl Kernel for Window {
+    fn forward(self, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
+        let layout = Layout::new(self, tensors[0].shape().dims(), tensors[1].shape().dims());
+        let (outputs, inputs, [height, width]) = (layout.outputs, layout.inputs(), layout.out_size);
+        note((outputs, inputs, layout.out_plane()), (false, false), layout.images);
+        let weight = Matrix::new(values(&tensors[1]), outputs, inputs);
+        let y = layout.forward(values(&tensors[0]), weight, tensors.get(2).map(values));
+        tensor(y, [layout.images, outputs, height, width])
     }
-    let tensors: Vec<_> = tensors.into_iter().map(contiguous).collect();
-    let layout = Layout::new(window, tensors[0].shape().dims(), tensors[1].shape().dims());
-    let (outputs, inputs, [height, width]) = (layout.outputs, layout.inputs(), layout.out_size);
-    note((outputs, inputs, layout.out_plane()), (false, false), layout.images);
-    let weight = Matrix::new(values(&tensors[1]), outputs, inputs);
-    let y = layout.forward(values(&tensors[0]), weight, tensors.get(2).map(values));
-    tensor(y, [layout.images, outputs, height, width])
-}
 
-/// [`Kernels::convolution_backward`] on the CPU.
-pub(crate) fn backward(
-    window: Window,
-    tensors: Vec<FloatTensor<Flex>>,
-    gradient: FloatTensor<Flex>,
-    wanted: Wanted,
-) -> Vec<Option<FloatTensor<Flex>>> {
-    if !all_f32(tensors.iter().chain([&gradient])) {
-        return plain_backward::<Flex>(window, tensors, gradient, wanted);
-    }
-    let tensors: Vec<_> = tensors.into_iter().map(contiguous).collect();
-    let gradient = contiguous(gradient);
-    let layout = Layout::new(window, tensors[0].shape().dims(), tensors[1].shape().dims());
-    let (outputs, inputs, pixels) = (layout.outputs, layout.inputs(), layout.out_plane());
-    let (x, weight, dy) = (values(&tensors[0]), values(&tensors[1]), values(&gradient));
-    let mut gradients = Vec::new();
-    gradients.push(wanted.input.then(|| {
-        let straight = Matrix::new(weight, outputs, inputs);
-        let dx = match layout.turned() {
-            Some(backward) => {
-                note(
-                    (layout.channels, backward.inputs(), layout.plane()),
-                    (false, false),
-                    layout.images,
-                );
-                if layout.taps() == 1 {
-                    backward.forward(dy, straight.transposed(), None)
-                } else {
-                    let turned = turned(weight, outputs, layout.channels, layout.taps());
-                    backward.forward(dy, Matrix::new(&turned, layout.channels, backward.inputs()), None)
+    fn backward(
+        self,
+        tensors: Vec<FloatTensor<Flex>>,
+        gradient: FloatTensor<Flex>,
+        wanted: &[bool],
+    ) -> Vec<Option<FloatTensor<Flex>>> {
+        let layout = Layout::new(self, tensors[0].shape().dims(), tensors[1].shape().dims());
+        let (outputs, inputs, pixels) = (layout.outputs, layout.inputs(), layout.out_plane());
+        let (x, weight, dy) = (values(&tensors[0]), values(&tensors[1]), values(&gradient));
+        let mut gradients = Vec::new();
+        gradients.push(wanted[0].then(|| {
+            let straight = Matrix::new(weight, outputs, inputs);
+            let dx = match layout.turned() {
+                Some(backward) => {
+                    note(
+                        (layout.channels, backward.inputs(), layout.plane()),
+                        (false, false),
+                        layout.images,
+                    );
+                    if layout.taps() == 1 {
+                        backward.forward(dy, straight.transposed(), None)
+                    } else {
+                        let turned = turned(weight, outputs, layout.channels, layout.taps());
+                        backward.forward(dy, Matrix::new(&turned, layout.channels, backward.inputs()), None)
+                    }
                 }
-            }
-            None => {
-                note((inputs, outputs, pixels), (true, false), layout.images);
-                layout.folded(straight, dy)
-            }
-        };
-        tensor(dx, tensors[0].shape())
-    }));
-    gradients.push(wanted.weight.then(|| {
-        note((outputs, pixels, inputs), (false, true), layout.images);
-        tensor(layout.weight_gradient(x, dy), tensors[1].shape())
-    }));
-    if tensors.len() > 2 {
-        gradients.push(Some(tensor(layout.bias_gradient(dy), [outputs])));
-    }
-    gradients
-}
-
-/// [`Kernels::convolution`] in plain operations.
-pub(crate) fn plain<B: Backend>(window: Window, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
-    let mut tensors = tensors.into_iter();
-    let mut next = || tensors.next().expect("images and a weight");
-    let (x, weight) = (next(), next());
-    B::conv2d(x, weight, tensors.next(), window.options())
-}
-
-/// [`Kernels::convolution_backward`] in plain operations.
-pub(crate) fn plain_backward<B: Backend>(
-    window: Window,
-    tensors: Vec<FloatTensor<B>>,
-    gradient: FloatTensor<B>,
-    wanted: Wanted,
-) -> Vec<Option<FloatTensor<B>>> {
-    let (x, weight) = (&tensors[0], &tensors[1]);
-    let mut gradients = Vec::new();
-    gradients.push(
-        wanted
-            .input
-            .then(|| B::conv2d_x_backward(x.clone(), weight.clone(), gradient.clone(), window.options())),
-    );
-    gradients.push(
-        wanted
-            .weight
-            .then(|| B::conv2d_weight_backward(x.clone(), weight.clone(), gradient.clone(), window.options())),
-    );
-    if let Some(bias) = tensors.get(2) {
-        gradients.push(Some(B::conv2d_bias_backward(x.clone(), bias.clone(), gradient)));
-    }
-    gradients
-}
-
-/// What the gradient needs of the forward pass.
-#[derive(Clone, Debug)]
-struct Saved<B: Backend> {
-    window: Window,
-    tensors: Vec<FloatTensor<B>>,
-}
-
-/// [`Kernels::convolution`] with its gradient, for any backend that has both.
-pub(crate) fn tracked<B: Backend + Kernels, C: CheckpointStrategy>(
-    window: Window,
-    tensors: Vec<FloatTensor<Autodiff<B, C>>>,
-) -> FloatTensor<Autodiff<B, C>> {
-    match tensors.len() {
-        2 => register::<B, C, 2>(window, tensors),
-        3 => register::<B, C, 3>(window, tensors),
-        n => panic!("a convolution of {n} tensors"),
-    }
-}
-
-fn register<B: Backend + Kernels, C: CheckpointStrategy, const N: usize>(
-    window: Window,
-    tensors: Vec<FloatTensor<Autodiff<B, C>>>,
-) -> FloatTensor<Autodiff<B, C>> {
-    #[derive(Debug)]
-    struct Convolution;
-
-    impl<B: Backend + Kernels, const N: usize> Backward<B, N> for Convolution {
-        type State = Saved<B>;
-
-        fn backward(self, ops: Ops<Saved<B>, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
-            let gradient = gradients.consume::<B>(&ops.node);
-            let Saved { window, tensors } = ops.state;
-            let wanted = Wanted {
-                input: ops.parents[0].is_some(),
-                weight: ops.parents[1].is_some(),
-            };
-            let found = B::convolution_backward(window, Tensors(tensors), gradient, wanted);
-            for (parent, gradient) in ops.parents.into_iter().zip(found) {
-                if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                    gradients.register::<B>(parent.id, gradient);
+                None => {
+                    note((inputs, outputs, pixels), (true, false), layout.images);
+                    layout.folded(straight, dy)
                 }
-            }
+            };
+            tensor(dx, tensors[0].shape())
+        }));
+        gradients.push(wanted[1].then(|| {
+            note((outputs, pixels, inputs), (false, true), layout.images);
+            tensor(layout.weight_gradient(x, dy), tensors[1].shape())
+        }));
+        if tensors.len() > 2 {
+            gradients.push(Some(tensor(layout.bias_gradient(dy), [outputs])));
         }
+        gradients
     }
 
-    let nodes: Vec<_> = tensors.iter().map(|tensor| tensor.node()).collect();
-    let nodes: [_; N] = nodes.try_into().expect("as many as there are tensors");
-    let tensors: Vec<_> = tensors.into_iter().map(|tensor| tensor.into_parts().0).collect();
-    match Convolution.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(prepared) => {
-            let saved = Saved {
-                window,
-                tensors: tensors.clone(),
-            };
-            prepared.finish(saved, B::convolution(window, Tensors(tensors)))
+    fn plain<B: Backend>(self, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+        let mut tensors = tensors.into_iter();
+        let mut next = || tensors.next().expect("images and a weight");
+        let (x, weight) = (next(), next());
+        B::conv2d(x, weight, tensors.next(), self.options())
+    }
+
+    fn plain_backward<B: Backend>(
+        self,
+        tensors: Vec<FloatTensor<B>>,
+        gradient: FloatTensor<B>,
+        wanted: &[bool],
+    ) -> Vec<Option<FloatTensor<B>>> {
+        let (x, weight) = (&tensors[0], &tensors[1]);
+        let mut gradients = Vec::new();
+        gradients
+            .push(wanted[0].then(|| B::conv2d_x_backward(x.clone(), weight.clone(), gradient.clone(), self.options())));
+        gradients.push(
+            wanted[1].then(|| B::conv2d_weight_backward(x.clone(), weight.clone(), gradient.clone(), self.options())),
+        );
+        if let Some(bias) = tensors.get(2) {
+            gradients.push(Some(B::conv2d_bias_backward(x.clone(), bias.clone(), gradient)));
         }
-        OpsKind::UnTracked(prepared) => prepared.finish(B::convolution(window, Tensors(tensors))),
+        gradients
     }
 }
 

@@ -3,18 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{BoolTensor, FloatTensor};
-use burn::backend::{Autodiff, Backend, Flex, TensorMetadata};
+use burn::backend::{Backend, Flex, TensorMetadata};
 use burn::tensor::{Shape, TensorData};
 use rayon::prelude::*;
 
-use crate::Kernels;
+use crate::operation::Kernel;
 use crate::slices::{all_f32, contiguous, owned, tensor, values};
-use crate::tensors::Tensors;
 use crate::vector::{
     add_up, arch, build, build_pieces, dot, exp_negative, largest, rows_of, sum_of, sum_pairs, vectorised, zeroed,
 };
@@ -68,114 +63,7 @@ fn soften(logits: &[f32], factor: f32, out: &mut [f32]) -> (f32, f32) {
     )
 }
 
-/// [`Kernels::soft_cross_entropy`] on the CPU.
-pub(crate) fn forward(form: SoftTargets, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
-    if !all_f32(&tensors) {
-        return plain::<Flex>(form, tensors);
-    }
-    let tensors: Vec<_> = tensors.into_iter().map(contiguous).collect();
-    form.check(&tensors.iter().map(|t| t.shape()).collect::<Vec<_>>());
-    let [rows, columns] = tensors[0].shape().dims();
-    let sets = form.rows.len();
-    let (logits, factor) = (values(&tensors[0]), (1.0 / form.temperature) as f32);
-    let targets: Vec<&[f32]> = tensors[1..].iter().map(values).collect();
-    let piece = rows_of(columns);
-    let arch = arch();
-    // Rows outside, sets inside.
-    let losses = build(rows * sets, piece * sets, |i, blank| {
-        let losses = zeroed(blank);
-        crate::vector::with_scratch(columns, |scratch| {
-            vectorised!(arch, {
-                for (j, losses) in losses.chunks_exact_mut(sets.max(1)).enumerate() {
-                    let r = i * piece + j;
-                    let logits = &logits[r * columns..][..columns];
-                    let (most, sum) = soften(logits, factor, scratch);
-                    let normaliser = most + sum.ln();
-                    for (s, loss) in losses.iter_mut().enumerate() {
-                        if let Some(targets) = form.of(&targets, s, r, columns) {
-                            // Row by row around its own normaliser, so that no digits are lost to large logits.
-                            *loss = sum_pairs(
-                                targets,
-                                logits,
-                                #[inline(always)]
-                                |t, x| t * (normaliser - x * factor),
-                            );
-                        }
-                    }
-                }
-            });
-        });
-        losses
-    });
-    let by_set = (0..sets).flat_map(|s| (0..rows).map(move |r| (s, r)));
-    let losses = by_set.map(|(s, r)| losses[r * sets + s]).collect();
-    tensor(losses, [sets, rows])
-}
-
-/// [`Kernels::soft_cross_entropy_backward`] on the CPU, in the memory of the logits where nothing else holds it.
-pub(crate) fn backward(
-    form: SoftTargets,
-    tensors: Vec<FloatTensor<Flex>>,
-    gradient: FloatTensor<Flex>,
-) -> FloatTensor<Flex> {
-    if !all_f32(tensors.iter().chain([&gradient])) {
-        return plain_backward::<Flex>(form, tensors, gradient);
-    }
-    let mut tensors = tensors.into_iter().map(contiguous);
-    let mut logits = owned(tensors.next().expect("logits"));
-    let targets: Vec<_> = tensors.collect();
-    let targets: Vec<&[f32]> = targets.iter().map(values).collect();
-    let gradient = contiguous(gradient);
-    let gradient = values(&gradient);
-    let [rows, columns] = logits.shape().dims();
-    let factor = (1.0 / form.temperature) as f32;
-    let piece = rows_of(columns);
-    let arch = arch();
-    let work = |(i, logits): (usize, &mut [f32])| {
-        crate::vector::with_scratch(columns, |scratch| {
-            vectorised!(arch, {
-                for (j, logits) in logits.chunks_exact_mut(columns).enumerate() {
-                    let r = i * piece + j;
-                    let (_, sum) = soften(logits, factor, scratch);
-                    logits.fill(0.0);
-                    let (mut mass, mut asked) = (0.0, false);
-                    for s in 0..form.rows.len() {
-                        if let Some(targets) = form.of(&targets, s, r, columns) {
-                            asked = true;
-                            let weight = gradient[s * rows + r] * factor;
-                            mass += weight
-                                * sum_of(
-                                    targets,
-                                    #[inline(always)]
-                                    |t| t,
-                                );
-                            for (d, target) in logits.iter_mut().zip(targets) {
-                                *d = (-weight).mul_add(*target, *d);
-                            }
-                        }
-                    }
-                    // A row without targets has no gradient, whatever is in it.
-                    if asked {
-                        let share = mass / sum;
-                        for (d, p) in logits.iter_mut().zip(&*scratch) {
-                            *d = share.mul_add(*p, *d);
-                        }
-                    }
-                }
-            });
-        });
-    };
-    if columns > 0 {
-        logits
-            .storage_mut::<f32>()
-            .par_chunks_mut(piece * columns)
-            .enumerate()
-            .for_each(work);
-    }
-    logits
-}
-
-/// [`Kernels::tempered_softmax`] on the CPU.
+/// [`Kernels::tempered_softmax`](crate::Kernels::tempered_softmax) on the CPU.
 pub(crate) fn softmax(logits: FloatTensor<Flex>, temperature: f64) -> FloatTensor<Flex> {
     if !all_f32([&logits]) {
         return plain_softmax::<Flex>(logits, temperature);
@@ -205,7 +93,7 @@ pub(crate) fn softmax(logits: FloatTensor<Flex>, temperature: f64) -> FloatTenso
 /// that no product with a factor is too small.
 const LEAST: f32 = 3.3e-38 * 1e7;
 
-/// [`Kernels::sinkhorn`] on the CPU: the matrix of exponentials is written once, and the rounds only change a factor for each
+/// [`Kernels::sinkhorn`](crate::Kernels::sinkhorn) on the CPU: the matrix of exponentials is written once, and the rounds only change a factor for each
 /// row and one for each column. A round reads the matrix once.
 ///
 /// Logits so far apart that a sum would lose digits to elements too small to be represented, such as those of a whole column,
@@ -312,62 +200,17 @@ fn picked<B: Backend>(asked: &[Option<u32>], targets: FloatTensor<B>) -> Option<
     Some((B::float_select(targets, 0, rows), without))
 }
 
-/// [`Kernels::soft_cross_entropy`] in plain operations.
-pub(crate) fn plain<B: Backend>(form: SoftTargets, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
-    let mut tensors = tensors.into_iter();
-    let logits = tensors.next().expect("logits");
-    let [rows, _] = logits.shape().dims();
-    let log_p = B::log_softmax(B::float_div_scalar(logits.clone(), form.temperature.into()), 1);
-    let one = |(asked, targets): (&Vec<Option<u32>>, FloatTensor<B>)| {
-        let losses = match picked::<B>(asked, targets) {
-            Some((targets, without)) => {
-                let losses = B::float_neg(B::float_sum_dim(B::float_mul(targets, log_p.clone()), 1));
-                // Not by a factor of 0, which would keep a NaN.
-                B::float_mask_fill(losses, without, 0.0.into())
-            }
-            None => zeros::<B>(&logits, Shape::new([rows, 1])),
-        };
-        B::float_reshape(losses, Shape::new([1, rows]))
-    };
-    B::float_cat(form.rows.iter().zip(tensors).map(one).collect(), 0)
-}
-
 /// Zeros on the device of `like`.
 fn zeros<B: Backend>(like: &FloatTensor<B>, shape: Shape) -> FloatTensor<B> {
     B::float_zeros(shape, &like.device(), like.dtype().into())
 }
 
-/// [`Kernels::soft_cross_entropy_backward`] in plain operations.
-pub(crate) fn plain_backward<B: Backend>(
-    form: SoftTargets,
-    tensors: Vec<FloatTensor<B>>,
-    gradient: FloatTensor<B>,
-) -> FloatTensor<B> {
-    let mut tensors = tensors.into_iter();
-    let logits = tensors.next().expect("logits");
-    let [rows, columns] = logits.shape().dims();
-    let mut sum = zeros::<B>(&logits, Shape::new([rows, columns]));
-    let p = plain_softmax::<B>(logits, form.temperature);
-    for (s, (asked, targets)) in form.rows.iter().zip(tensors).enumerate() {
-        let Some((targets, without)) = picked::<B>(asked, targets) else {
-            continue;
-        };
-        let weight = B::float_slice(gradient.clone(), &[(s..s + 1).into(), (0..rows).into()]);
-        let weight = B::float_reshape(weight, Shape::new([rows, 1]));
-        let mass = B::float_sum_dim(targets.clone(), 1);
-        let change = B::float_mul(B::float_sub(B::float_mul(p.clone(), mass), targets), weight);
-        let without = B::bool_expand(without, Shape::new([rows, columns]));
-        sum = B::float_add(sum, B::float_mask_fill(change, without, 0.0.into()));
-    }
-    B::float_div_scalar(sum, form.temperature.into())
-}
-
-/// [`Kernels::tempered_softmax`] in plain operations.
+/// [`Kernels::tempered_softmax`](crate::Kernels::tempered_softmax) in plain operations.
 pub(crate) fn plain_softmax<B: Backend>(logits: FloatTensor<B>, temperature: f64) -> FloatTensor<B> {
     B::softmax(B::float_div_scalar(logits, temperature.into()), 1)
 }
 
-/// [`Kernels::sinkhorn`] in plain operations, on logarithms: `exp(logits / temperature)` overflows above 88, and under its
+/// [`Kernels::sinkhorn`](crate::Kernels::sinkhorn) in plain operations, on logarithms: `exp(logits / temperature)` overflows above 88, and under its
 /// largest element whole columns may be nothing but zeros.
 pub(crate) fn plain_sinkhorn<B: Backend>(logits: FloatTensor<B>, temperature: f64, rounds: usize) -> FloatTensor<B> {
     let [rows, columns] = logits.shape().dims();
@@ -384,44 +227,152 @@ pub(crate) fn plain_sinkhorn<B: Backend>(logits: FloatTensor<B>, temperature: f6
     B::float_exp(q)
 }
 
-/// What the gradient needs of the forward pass.
-#[derive(Clone, Debug)]
-struct Saved<B: Backend> {
-    form: SoftTargets,
-    tensors: Vec<FloatTensor<B>>,
-}
-
-/// [`Kernels::soft_cross_entropy`] with its gradient for the logits, for any backend that has both. Targets are constants.
-pub(crate) fn tracked<B: Backend + Kernels, C: CheckpointStrategy>(
-    form: SoftTargets,
-    tensors: Vec<FloatTensor<Autodiff<B, C>>>,
-) -> FloatTensor<Autodiff<B, C>> {
-    #[derive(Debug)]
-    struct CrossEntropy;
-
-    impl<B: Backend + Kernels> Backward<B, 1> for CrossEntropy {
-        type State = Saved<B>;
-
-        fn backward(self, ops: Ops<Saved<B>, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
-            let gradient = gradients.consume::<B>(&ops.node);
-            let Saved { form, tensors } = ops.state;
-            if let [Some(parent)] = ops.parents {
-                let found = B::soft_cross_entropy_backward(form, Tensors(tensors), gradient);
-                gradients.register::<B>(parent.id, found);
-            }
-        }
+impl Kernel for SoftTargets {
+    fn forward(self, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
+        self.check(&tensors.iter().map(|t| t.shape()).collect::<Vec<_>>());
+        let [rows, columns] = tensors[0].shape().dims();
+        let sets = self.rows.len();
+        let (logits, factor) = (values(&tensors[0]), (1.0 / self.temperature) as f32);
+        let targets: Vec<&[f32]> = tensors[1..].iter().map(values).collect();
+        let piece = rows_of(columns);
+        let arch = arch();
+        // Rows outside, sets inside.
+        let losses = build(rows * sets, piece * sets, |i, blank| {
+            let losses = zeroed(blank);
+            crate::vector::with_scratch(columns, |scratch| {
+                vectorised!(arch, {
+                    for (j, losses) in losses.chunks_exact_mut(sets.max(1)).enumerate() {
+                        let r = i * piece + j;
+                        let logits = &logits[r * columns..][..columns];
+                        let (most, sum) = soften(logits, factor, scratch);
+                        let normaliser = most + sum.ln();
+                        for (s, loss) in losses.iter_mut().enumerate() {
+                            if let Some(targets) = self.of(&targets, s, r, columns) {
+                                // Row by row around its own normaliser, so that no digits are lost to large logits.
+                                *loss = sum_pairs(
+                                    targets,
+                                    logits,
+                                    #[inline(always)]
+                                    |t, x| t * (normaliser - x * factor),
+                                );
+                            }
+                        }
+                    }
+                });
+            });
+            losses
+        });
+        let by_set = (0..sets).flat_map(|s| (0..rows).map(move |r| (s, r)));
+        let losses = by_set.map(|(s, r)| losses[r * sets + s]).collect();
+        tensor(losses, [sets, rows])
     }
 
-    let node = tensors[0].node();
-    let tensors: Vec<_> = tensors.into_iter().map(|tensor| tensor.into_parts().0).collect();
-    match CrossEntropy.prepare::<C>([node]).compute_bound().stateful() {
-        OpsKind::Tracked(prepared) => {
-            let saved = Saved {
-                form: form.clone(),
-                tensors: tensors.clone(),
-            };
-            prepared.finish(saved, B::soft_cross_entropy(form, Tensors(tensors)))
+    /// In the memory of the logits where nothing else holds it.
+    fn backward(
+        self,
+        tensors: Vec<FloatTensor<Flex>>,
+        gradient: FloatTensor<Flex>,
+        _: &[bool],
+    ) -> Vec<Option<FloatTensor<Flex>>> {
+        let mut tensors = tensors.into_iter();
+        let mut logits = owned(tensors.next().expect("logits"));
+        let targets: Vec<_> = tensors.collect();
+        let targets: Vec<&[f32]> = targets.iter().map(values).collect();
+        let gradient = values(&gradient);
+        let [rows, columns] = logits.shape().dims();
+        let factor = (1.0 / self.temperature) as f32;
+        let piece = rows_of(columns);
+        let arch = arch();
+        let work = |(i, logits): (usize, &mut [f32])| {
+            crate::vector::with_scratch(columns, |scratch| {
+                vectorised!(arch, {
+                    for (j, logits) in logits.chunks_exact_mut(columns).enumerate() {
+                        let r = i * piece + j;
+                        let (_, sum) = soften(logits, factor, scratch);
+                        logits.fill(0.0);
+                        let (mut mass, mut asked) = (0.0, false);
+                        for s in 0..self.rows.len() {
+                            if let Some(targets) = self.of(&targets, s, r, columns) {
+                                asked = true;
+                                let weight = gradient[s * rows + r] * factor;
+                                mass += weight
+                                    * sum_of(
+                                        targets,
+                                        #[inline(always)]
+                                        |t| t,
+                                    );
+                                for (d, target) in logits.iter_mut().zip(targets) {
+                                    *d = (-weight).mul_add(*target, *d);
+                                }
+                            }
+                        }
+                        // A row without targets has no gradient, whatever is in it.
+                        if asked {
+                            let share = mass / sum;
+                            for (d, p) in logits.iter_mut().zip(&*scratch) {
+                                *d = share.mul_add(*p, *d);
+                            }
+                        }
+                    }
+                });
+            });
+        };
+        if columns > 0 {
+            logits
+                .storage_mut::<f32>()
+                .par_chunks_mut(piece * columns)
+                .enumerate()
+                .for_each(work);
         }
-        OpsKind::UnTracked(prepared) => prepared.finish(B::soft_cross_entropy(form, Tensors(tensors))),
+        vec![Some(logits)]
+    }
+
+    fn plain<B: Backend>(self, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+        let mut tensors = tensors.into_iter();
+        let logits = tensors.next().expect("logits");
+        let [rows, _] = logits.shape().dims();
+        let log_p = B::log_softmax(B::float_div_scalar(logits.clone(), self.temperature.into()), 1);
+        let one = |(asked, targets): (&Vec<Option<u32>>, FloatTensor<B>)| {
+            let losses = match picked::<B>(asked, targets) {
+                Some((targets, without)) => {
+                    let losses = B::float_neg(B::float_sum_dim(B::float_mul(targets, log_p.clone()), 1));
+                    // Not by a factor of 0, which would keep a NaN.
+                    B::float_mask_fill(losses, without, 0.0.into())
+                }
+                None => zeros::<B>(&logits, Shape::new([rows, 1])),
+            };
+            B::float_reshape(losses, Shape::new([1, rows]))
+        };
+        B::float_cat(self.rows.iter().zip(tensors).map(one).collect(), 0)
+    }
+
+    fn plain_backward<B: Backend>(
+        self,
+        tensors: Vec<FloatTensor<B>>,
+        gradient: FloatTensor<B>,
+        _: &[bool],
+    ) -> Vec<Option<FloatTensor<B>>> {
+        let mut tensors = tensors.into_iter();
+        let logits = tensors.next().expect("logits");
+        let [rows, columns] = logits.shape().dims();
+        let mut sum = zeros::<B>(&logits, Shape::new([rows, columns]));
+        let p = plain_softmax::<B>(logits, self.temperature);
+        for (s, (asked, targets)) in self.rows.iter().zip(tensors).enumerate() {
+            let Some((targets, without)) = picked::<B>(asked, targets) else {
+                continue;
+            };
+            let weight = B::float_slice(gradient.clone(), &[(s..s + 1).into(), (0..rows).into()]);
+            let weight = B::float_reshape(weight, Shape::new([rows, 1]));
+            let mass = B::float_sum_dim(targets.clone(), 1);
+            let change = B::float_mul(B::float_sub(B::float_mul(p.clone(), mass), targets), weight);
+            let without = B::bool_expand(without, Shape::new([rows, columns]));
+            sum = B::float_add(sum, B::float_mask_fill(change, without, 0.0.into()));
+        }
+        vec![Some(B::float_div_scalar(sum, self.temperature.into()))]
+    }
+
+    /// Targets are constants.
+    fn tracked(&self, _: usize) -> usize {
+        1
     }
 }

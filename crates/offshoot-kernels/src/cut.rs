@@ -1,15 +1,11 @@
 //! Slices of a weight as a weight of their own: copied once, and nothing but the slice.
 
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Flex, TensorMetadata};
+use burn::backend::{Backend, Flex, TensorMetadata};
 use burn::tensor::{Shape, Slice};
 
-use crate::Kernels;
-use crate::slices::{all_f32, contiguous, tensor, values};
+use crate::operation::Kernel;
+use crate::slices::{only, tensor, values};
 use crate::vector::{build, rows_of, zeroed};
 
 /// Runs `[start, end)` of the rows and of the columns of a matrix, kept in this order, and a factor. A row or column that is kept
@@ -48,136 +44,116 @@ impl Cut {
     }
 }
 
-/// [`Kernels::cut`] on the CPU.
-pub(crate) fn forward(form: Cut, whole: FloatTensor<Flex>) -> FloatTensor<Flex> {
-    if !all_f32([&whole]) {
-        return plain::<Flex>(form, whole);
-    }
-    let whole = contiguous(whole);
-    form.check(whole.shape().num_elements());
-    let whole = values(&whole);
-    let (kept_rows, kept_columns) = form.kept();
-    let kept: Vec<usize> = form.rows.iter().flat_map(|&(start, end)| start..end).collect();
-    let piece = rows_of(kept_columns);
-    let part = build(kept_rows * kept_columns, piece * kept_columns, |i, blank| {
-        let part = zeroed(blank);
-        for (row, out) in kept[i * piece..].iter().zip(part.chunks_exact_mut(kept_columns)) {
-            let row = &whole[row * form.size.1..][..form.size.1];
-            let mut at = 0;
-            for &(start, end) in &form.columns {
-                for (out, value) in out[at..].iter_mut().zip(&row[start..end]) {
-                    *out = form.gain * value;
-                }
-                at += end - start;
-            }
-        }
-        part
-    });
-    tensor(part, [kept_rows * kept_columns])
-}
-
-/// [`Kernels::cut_backward`] on the CPU.
-pub(crate) fn backward(form: Cut, gradient: FloatTensor<Flex>) -> FloatTensor<Flex> {
-    if !all_f32([&gradient]) {
-        return plain_backward::<Flex>(form, gradient);
-    }
-    let gradient = contiguous(gradient);
-    let gradient = values(&gradient);
-    let (rows, columns) = form.size;
-    let (_, kept_columns) = form.kept();
-    // Where each row of the whole went, in the order of the slices.
-    let mut places: Vec<Vec<usize>> = vec![Vec::new(); rows];
-    let kept = form.rows.iter().flat_map(|&(start, end)| start..end);
-    kept.enumerate().for_each(|(place, row)| places[row].push(place));
-    let piece = rows_of(columns);
-    let whole = build(rows * columns, piece * columns, |i, blank| {
-        let whole = zeroed(blank);
-        for (places, out) in places[i * piece..].iter().zip(whole.chunks_exact_mut(columns.max(1))) {
-            for place in places {
-                let row = &gradient[place * kept_columns..][..kept_columns];
+impl Kernel for Cut {
+    fn forward(self, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
+        let whole = values(&tensors[0]);
+        self.check(whole.len());
+        let (kept_rows, kept_columns) = self.kept();
+        let kept: Vec<usize> = self.rows.iter().flat_map(|&(start, end)| start..end).collect();
+        let piece = rows_of(kept_columns);
+        let part = build(kept_rows * kept_columns, piece * kept_columns, |i, blank| {
+            let part = zeroed(blank);
+            for (row, out) in kept[i * piece..].iter().zip(part.chunks_exact_mut(kept_columns)) {
+                let row = &whole[row * self.size.1..][..self.size.1];
                 let mut at = 0;
-                for &(start, end) in &form.columns {
-                    for (out, value) in out[start..end].iter_mut().zip(&row[at..]) {
-                        *out += form.gain * value;
+                for &(start, end) in &self.columns {
+                    for (out, value) in out[at..].iter_mut().zip(&row[start..end]) {
+                        *out = self.gain * value;
                     }
                     at += end - start;
                 }
             }
-        }
-        whole
-    });
-    tensor(whole, [rows * columns])
-}
-
-/// [`Kernels::cut`] in plain operations.
-pub(crate) fn plain<B: Backend>(form: Cut, whole: FloatTensor<B>) -> FloatTensor<B> {
-    let (rows, columns) = form.kept();
-    let mut matrix = B::float_reshape(whole, Shape::new([form.size.0, form.size.1]));
-    for (dim, runs) in [&form.rows, &form.columns].into_iter().enumerate() {
-        let run = |&(start, end): &(usize, usize)| {
-            let mut slices = [Slice::full(), Slice::full()];
-            slices[dim] = Slice::from(start..end);
-            B::float_slice(matrix.clone(), &slices)
-        };
-        matrix = B::float_cat(runs.iter().map(run).collect(), dim);
+            part
+        });
+        tensor(part, [kept_rows * kept_columns])
     }
-    let matrix = B::float_mul_scalar(matrix, form.gain.into());
-    B::float_reshape(matrix, Shape::new([rows * columns]))
-}
 
-/// [`Kernels::cut_backward`] in plain operations.
-pub(crate) fn plain_backward<B: Backend>(form: Cut, gradient: FloatTensor<B>) -> FloatTensor<B> {
-    let (rows, columns) = form.kept();
-    let device = gradient.device();
-    let dtype = gradient.dtype();
-    let mut matrix = B::float_mul_scalar(
-        B::float_reshape(gradient, Shape::new([rows, columns])),
-        form.gain.into(),
-    );
-    let sizes = [form.size.0, form.size.1];
-    for (dim, runs) in [&form.rows, &form.columns].into_iter().enumerate() {
-        let mut shape = matrix.shape().dims::<2>();
-        shape[dim] = sizes[dim];
-        let mut whole = B::float_zeros(Shape::new(shape), &device, dtype.into());
-        let mut at = 0;
-        for &(start, end) in runs {
-            let slice = |run: std::ops::Range<usize>| {
+    fn backward(
+        self,
+        _: Vec<FloatTensor<Flex>>,
+        gradient: FloatTensor<Flex>,
+        _: &[bool],
+    ) -> Vec<Option<FloatTensor<Flex>>> {
+        let gradient = values(&gradient);
+        let (rows, columns) = self.size;
+        let (_, kept_columns) = self.kept();
+        // Where each row of the whole went, in the order of the slices.
+        let mut places: Vec<Vec<usize>> = vec![Vec::new(); rows];
+        let kept = self.rows.iter().flat_map(|&(start, end)| start..end);
+        kept.enumerate().for_each(|(place, row)| places[row].push(place));
+        let piece = rows_of(columns);
+        let whole = build(rows * columns, piece * columns, |i, blank| {
+            let whole = zeroed(blank);
+            for (places, out) in places[i * piece..].iter().zip(whole.chunks_exact_mut(columns.max(1))) {
+                for place in places {
+                    let row = &gradient[place * kept_columns..][..kept_columns];
+                    let mut at = 0;
+                    for &(start, end) in &self.columns {
+                        for (out, value) in out[start..end].iter_mut().zip(&row[at..]) {
+                            *out += self.gain * value;
+                        }
+                        at += end - start;
+                    }
+                }
+            }
+            whole
+        });
+        vec![Some(tensor(whole, [rows * columns]))]
+    }
+
+    fn plain<B: Backend>(self, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+        let (rows, columns) = self.kept();
+        let mut matrix = B::float_reshape(only(tensors), Shape::new([self.size.0, self.size.1]));
+        for (dim, runs) in [&self.rows, &self.columns].into_iter().enumerate() {
+            let run = |&(start, end): &(usize, usize)| {
                 let mut slices = [Slice::full(), Slice::full()];
-                slices[dim] = Slice::from(run);
-                slices
+                slices[dim] = Slice::from(start..end);
+                B::float_slice(matrix.clone(), &slices)
             };
-            let part = B::float_slice(matrix.clone(), &slice(at..at + end - start));
-            let old = B::float_slice(whole.clone(), &slice(start..end));
-            whole = B::float_slice_assign(whole, &slice(start..end), B::float_add(old, part));
-            at += end - start;
+            matrix = B::float_cat(runs.iter().map(run).collect(), dim);
         }
-        matrix = whole;
-    }
-    B::float_reshape(matrix, Shape::new([sizes[0] * sizes[1]]))
-}
-
-/// [`Kernels::cut`] with its gradient, for any backend that has both.
-pub(crate) fn tracked<B: Backend + Kernels, C: CheckpointStrategy>(
-    form: Cut,
-    whole: FloatTensor<Autodiff<B, C>>,
-) -> FloatTensor<Autodiff<B, C>> {
-    #[derive(Debug)]
-    struct CutOut;
-
-    impl<B: Backend + Kernels> Backward<B, 1> for CutOut {
-        type State = Cut;
-
-        fn backward(self, ops: Ops<Cut, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
-            unary::<B, _>(ops.parents, ops.node, gradients, |gradient| {
-                B::cut_backward(ops.state, gradient)
-            });
-        }
+        let matrix = B::float_mul_scalar(matrix, self.gain.into());
+        B::float_reshape(matrix, Shape::new([rows * columns]))
     }
 
-    let (whole, node) = whole.into_parts();
-    match CutOut.prepare::<C>([node]).compute_bound().stateful() {
-        OpsKind::Tracked(prepared) => prepared.finish(form.clone(), B::cut(form, whole)),
-        OpsKind::UnTracked(prepared) => prepared.finish(B::cut(form, whole)),
+    fn plain_backward<B: Backend>(
+        self,
+        _: Vec<FloatTensor<B>>,
+        gradient: FloatTensor<B>,
+        _: &[bool],
+    ) -> Vec<Option<FloatTensor<B>>> {
+        let (rows, columns) = self.kept();
+        let device = gradient.device();
+        let dtype = gradient.dtype();
+        let mut matrix = B::float_mul_scalar(
+            B::float_reshape(gradient, Shape::new([rows, columns])),
+            self.gain.into(),
+        );
+        let sizes = [self.size.0, self.size.1];
+        for (dim, runs) in [&self.rows, &self.columns].into_iter().enumerate() {
+            let mut shape = matrix.shape().dims::<2>();
+            shape[dim] = sizes[dim];
+            let mut whole = B::float_zeros(Shape::new(shape), &device, dtype.into());
+            let mut at = 0;
+            for &(start, end) in runs {
+                let slice = |run: std::ops::Range<usize>| {
+                    let mut slices = [Slice::full(), Slice::full()];
+                    slices[dim] = Slice::from(run);
+                    slices
+                };
+                let part = B::float_slice(matrix.clone(), &slice(at..at + end - start));
+                let old = B::float_slice(whole.clone(), &slice(start..end));
+                whole = B::float_slice_assign(whole, &slice(start..end), B::float_add(old, part));
+                at += end - start;
+            }
+            matrix = whole;
+        }
+        vec![Some(B::float_reshape(matrix, Shape::new([sizes[0] * sizes[1]])))]
+    }
+
+    /// The gradient needs nothing but the size.
+    fn kept(&self, _: usize) -> usize {
+        0
     }
 }
 
@@ -234,8 +210,9 @@ mod tests {
             assert_eq!(values(leaf.grad_remove(&mut gradients).unwrap()), gradient);
             let inner = Tensor::<1>::from_data(&whole[..], &Device::flex());
             let flex = |x: Tensor<1>| tensor(values(x.clone()), [x.dims()[0]]);
-            assert_eq!(super::values(&plain::<Flex>(form.clone(), flex(inner))), expected);
-            assert_eq!(super::values(&plain_backward::<Flex>(form, flex(weights))), gradient);
+            assert_eq!(super::values(&form.clone().plain::<Flex>(vec![flex(inner)])), expected);
+            let found = form.plain_backward::<Flex>(Vec::new(), flex(weights), &[true]);
+            assert_eq!(super::values(&only(found).unwrap()), gradient);
         }
     }
 

@@ -1,15 +1,10 @@
 //! Exact GELU, forward and backward in one pass each: one exponential serves the distribution function and the density.
 
-use burn::backend::autodiff::NodeId;
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, ops::ActivationOps};
+use burn::backend::{Backend, Flex, TensorMetadata};
 
-use crate::Kernels;
-use crate::slices::{self, all_f32, contiguous, owned, tensor};
+use crate::operation::{Gelu, Kernel};
+use crate::slices::{self, only, owned, tensor};
 use crate::vector::{self, exp_negative};
 
 /// `Phi(-z) * exp(z^2 / 2) = t * (C[0] + C[1] t + ...)` with `t = 1 / (1 + P z)` for `z >= 0`: fitted to 1.6e-8 relative
@@ -70,66 +65,49 @@ pub(crate) fn gradient(x: &[f32], gradient: &mut [f32], out: Option<&mut [f32]>)
     }
 }
 
-/// [`Kernels::exact_gelu`] on the CPU.
-#[expect(
-    clippy::redundant_closure,
-    reason = "a function as such is not inlined into the vectorised loop"
-)]
-pub(crate) fn forward(x: FloatTensor<Flex>) -> FloatTensor<Flex> {
-    if !all_f32([&x]) {
-        return Flex::gelu(x);
-    }
-    let x = contiguous(x);
-    tensor(
-        vector::map(
-            slices::values(&x),
+impl Kernel for Gelu {
+    #[expect(
+        clippy::redundant_closure,
+        reason = "a function as such is not inlined into the vectorised loop"
+    )]
+    fn forward(self, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
+        let x = &tensors[0];
+        let y = vector::map(
+            slices::values(x),
             #[inline(always)]
             |x, y| values(x, y),
-        ),
-        x.shape(),
-    )
-}
-
-/// [`Kernels::exact_gelu_backward`] on the CPU, in the gradient's memory where nothing else holds it.
-pub(crate) fn backward(x: FloatTensor<Flex>, d: FloatTensor<Flex>) -> FloatTensor<Flex> {
-    if !all_f32([&x, &d]) {
-        return Flex::gelu_backward(x, d);
-    }
-    let x = contiguous(x);
-    let x = slices::values(&x);
-    let mut d = owned(contiguous(d));
-    vector::update(
-        d.storage_mut(),
-        #[inline(always)]
-        |start, d| gradient(&x[start..][..d.len()], d, None),
-    );
-    d
-}
-
-/// GELU with its gradient, for any backend that has both.
-pub(crate) fn tracked<B: Backend + Kernels, C: CheckpointStrategy>(
-    x: FloatTensor<Autodiff<B, C>>,
-) -> FloatTensor<Autodiff<B, C>> {
-    #[derive(Debug)]
-    struct Gelu;
-
-    impl<B: Backend + Kernels> Backward<B, 1> for Gelu {
-        type State = NodeId;
-
-        fn backward(self, ops: Ops<NodeId, 1>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
-            let x = checkpointer.retrieve_node_output(ops.state);
-            unary::<B, _>(ops.parents, ops.node, gradients, |gradient| {
-                B::exact_gelu_backward(x, gradient)
-            });
-        }
+        );
+        tensor(y, x.shape())
     }
 
-    match Gelu.prepare::<C>([x.node()]).compute_bound().stateful() {
-        OpsKind::Tracked(mut prepared) => {
-            let state = prepared.checkpoint(&x);
-            prepared.finish(state, B::exact_gelu(x.primitive().clone()))
-        }
-        OpsKind::UnTracked(prepared) => prepared.finish(B::exact_gelu(x.primitive().clone())),
+    /// In the gradient's memory where nothing else holds it.
+    fn backward(
+        self,
+        tensors: Vec<FloatTensor<Flex>>,
+        d: FloatTensor<Flex>,
+        _: &[bool],
+    ) -> Vec<Option<FloatTensor<Flex>>> {
+        let x = slices::values(&tensors[0]);
+        let mut d = owned(d);
+        vector::update(
+            d.storage_mut(),
+            #[inline(always)]
+            |start, d| gradient(&x[start..][..d.len()], d, None),
+        );
+        vec![Some(d)]
+    }
+
+    fn plain<B: Backend>(self, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+        B::gelu(only(tensors))
+    }
+
+    fn plain_backward<B: Backend>(
+        self,
+        tensors: Vec<FloatTensor<B>>,
+        gradient: FloatTensor<B>,
+        _: &[bool],
+    ) -> Vec<Option<FloatTensor<B>>> {
+        vec![Some(B::gelu_backward(only(tensors), gradient))]
     }
 }
 

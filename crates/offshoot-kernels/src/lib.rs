@@ -6,19 +6,23 @@
 //! instructions, in no bit.
 //!
 //! NaN and infinities come out of the kernels where they come out of the plain operations. Two gradients only promise to be not
-//! finite in the same places, infinity for NaN or the other way round, as they sum in another order: those of
-//! [`fused_linear`](Kernels::fused_linear) with a LayerScale, and of [`soft_cross_entropy`](Kernels::soft_cross_entropy).
+//! finite in the same places, infinity for NaN or the other way round, as they sum in another order: those of a [`Linear`] with a
+//! LayerScale, of [`soft_cross_entropy`], and of [`group_norm`](crate::group_norm()).
 
 mod attention;
+mod autodiff;
 mod convolution;
 mod cross_entropy;
 mod cut;
+mod gather;
 mod gelu;
 pub mod gemm;
+mod group_norm;
 mod linear;
 mod memory;
 mod next_token;
 mod norm;
+mod operation;
 mod slices;
 mod tensors;
 #[cfg(test)]
@@ -30,8 +34,11 @@ pub use attention::Attention;
 pub use convolution::Window;
 pub use cross_entropy::SoftTargets;
 pub use cut::Cut;
-pub use linear::{Entry, Form, Wanted};
+pub use gather::{Gather, Rows};
+pub use group_norm::GroupNorm;
+pub use linear::{Entry, Form};
 pub use memory::keep_freed_memory;
+pub use operation::{Gelu, NextToken, Operation};
 pub use tensors::Tensors;
 pub use update::AdamStep;
 pub use vector::{PATH_VARIABLE, Path, on_workers, with_path};
@@ -43,6 +50,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 
+use crate::operation::Kernel;
+use crate::slices::{all_f32, contiguous};
+
 /// The operations, with plain fallbacks.
 #[backend_extension(
     Autodiff,
@@ -50,87 +60,20 @@ use burn::tensor::Tensor;
     Cube: cfg(any(feature = "vulkan", feature = "metal", feature = "cuda"))
 )]
 pub trait Kernels: Backend {
-    /// Exact GELU: `x * Phi(x)`.
-    fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::gelu(x)
+    /// Runs an operation.
+    fn run(operation: Operation, #[extension_type] tensors: Tensors<Self>) -> FloatTensor<Self> {
+        operation.plain::<Self>(tensors.0)
     }
 
-    /// The gradient of [`exact_gelu`](Self::exact_gelu) at `x`, times `gradient`.
-    fn exact_gelu_backward(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::gelu_backward(x, gradient)
-    }
-
-    /// A fused linear layer, see [`Form`]; the result is `[rows, out]`.
-    fn fused_linear(form: Form, #[extension_type] tensors: Tensors<Self>) -> FloatTensor<Self> {
-        linear::plain::<Self>(form, tensors.0)
-    }
-
-    /// The gradients of [`fused_linear`](Self::fused_linear) for its `tensors`, all but the residual, whose gradient is `gradient`.
-    fn fused_linear_backward(
-        form: Form,
+    /// The gradients of an operation for the tensors that are `wanted`, and maybe others: from the tensors that the operation
+    /// says its gradient needs, and from the `gradient` of its result.
+    fn gradients(
+        operation: Operation,
         #[extension_type] tensors: Tensors<Self>,
         gradient: FloatTensor<Self>,
-        wanted: Wanted,
+        wanted: Vec<bool>,
     ) -> Vec<Option<FloatTensor<Self>>> {
-        linear::plain_backward::<Self>(form, tensors.0, gradient, wanted)
-    }
-
-    /// Softmax attention of packed queries, keys and values, see [`Attention`]; the result is `[rows, heads * head_dim]`.
-    fn fused_attention(form: Attention, #[extension_type] tensors: Tensors<Self>) -> FloatTensor<Self> {
-        attention::plain::<Self>(form, tensors.0)
-    }
-
-    /// The gradients of [`fused_attention`](Self::fused_attention) for its `tensors`.
-    fn fused_attention_backward(
-        form: Attention,
-        #[extension_type] tensors: Tensors<Self>,
-        gradient: FloatTensor<Self>,
-    ) -> Vec<FloatTensor<Self>> {
-        attention::plain_backward::<Self>(form, tensors.0, gradient)
-    }
-
-    /// Cross-entropy of the rows of logits, the first of `tensors`, against the targets, which are the others, see
-    /// [`SoftTargets`]; `[sets, rows]`.
-    fn soft_cross_entropy(form: SoftTargets, #[extension_type] tensors: Tensors<Self>) -> FloatTensor<Self> {
-        cross_entropy::plain::<Self>(form, tensors.0)
-    }
-
-    /// The gradient of [`soft_cross_entropy`](Self::soft_cross_entropy) for the logits.
-    fn soft_cross_entropy_backward(
-        form: SoftTargets,
-        #[extension_type] tensors: Tensors<Self>,
-        gradient: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        cross_entropy::plain_backward::<Self>(form, tensors.0, gradient)
-    }
-
-    /// Cross-entropy of the rows of `[rows, vocabulary]` logits against one index each; `[rows]`.
-    fn next_token_cross_entropy(targets: Arc<[Option<u32>]>, logits: FloatTensor<Self>) -> FloatTensor<Self> {
-        next_token::plain::<Self>(targets, logits)
-    }
-
-    /// The gradient of [`next_token_cross_entropy`](Self::next_token_cross_entropy) for the logits.
-    fn next_token_cross_entropy_backward(
-        targets: Arc<[Option<u32>]>,
-        logits: FloatTensor<Self>,
-        gradient: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        next_token::plain_backward::<Self>(targets, logits, gradient)
-    }
-
-    /// Convolution of images, a weight and where there is one a bias, see [`convolution`](crate::convolution()).
-    fn convolution(window: Window, #[extension_type] tensors: Tensors<Self>) -> FloatTensor<Self> {
-        convolution::plain::<Self>(window, tensors.0)
-    }
-
-    /// The gradients of [`convolution`](Self::convolution) for its `tensors`.
-    fn convolution_backward(
-        window: Window,
-        #[extension_type] tensors: Tensors<Self>,
-        gradient: FloatTensor<Self>,
-        wanted: Wanted,
-    ) -> Vec<Option<FloatTensor<Self>>> {
-        convolution::plain_backward::<Self>(window, tensors.0, gradient, wanted)
+        operation.plain_backward::<Self>(tensors.0, gradient, &wanted)
     }
 
     /// Softmax of the rows of `[rows, columns]` logits over a temperature. It is no part of a gradient.
@@ -141,16 +84,6 @@ pub trait Kernels: Backend {
     /// Sinkhorn-Knopp targets of `[rows, columns]` logits. They are no part of a gradient.
     fn sinkhorn(logits: FloatTensor<Self>, temperature: f64, rounds: usize) -> FloatTensor<Self> {
         cross_entropy::plain_sinkhorn::<Self>(logits, temperature, rounds)
-    }
-
-    /// Slices of a flat matrix, flat, see [`Cut`].
-    fn cut(form: Cut, whole: FloatTensor<Self>) -> FloatTensor<Self> {
-        cut::plain::<Self>(form, whole)
-    }
-
-    /// The gradient of [`cut`](Self::cut): that of the slices in their places, zero elsewhere.
-    fn cut_backward(form: Cut, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        cut::plain_backward::<Self>(form, gradient)
     }
 
     /// AdamW of as many tensors as there are `steps`: weights, first moments, second moments and gradients, in and (but for the
@@ -171,74 +104,26 @@ pub trait Kernels: Backend {
 }
 
 impl Kernels for Flex {
-    fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        gelu::forward(x)
+    fn run(operation: Operation, tensors: Tensors<Self>) -> FloatTensor<Self> {
+        if all_f32(&tensors.0) {
+            operation.forward(tensors.0.into_iter().map(contiguous).collect())
+        } else {
+            operation.plain::<Self>(tensors.0)
+        }
     }
 
-    fn exact_gelu_backward(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        gelu::backward(x, gradient)
-    }
-
-    fn fused_linear(form: Form, tensors: Tensors<Self>) -> FloatTensor<Self> {
-        linear::forward(form, tensors.0)
-    }
-
-    fn fused_linear_backward(
-        form: Form,
+    fn gradients(
+        operation: Operation,
         tensors: Tensors<Self>,
         gradient: FloatTensor<Self>,
-        wanted: Wanted,
+        wanted: Vec<bool>,
     ) -> Vec<Option<FloatTensor<Self>>> {
-        linear::backward(form, tensors.0, gradient, wanted)
-    }
-
-    fn fused_attention(form: Attention, tensors: Tensors<Self>) -> FloatTensor<Self> {
-        attention::forward(form, tensors.0)
-    }
-
-    fn fused_attention_backward(
-        form: Attention,
-        tensors: Tensors<Self>,
-        gradient: FloatTensor<Self>,
-    ) -> Vec<FloatTensor<Self>> {
-        attention::backward(form, tensors.0, gradient)
-    }
-
-    fn soft_cross_entropy(form: SoftTargets, tensors: Tensors<Self>) -> FloatTensor<Self> {
-        cross_entropy::forward(form, tensors.0)
-    }
-
-    fn soft_cross_entropy_backward(
-        form: SoftTargets,
-        tensors: Tensors<Self>,
-        gradient: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        cross_entropy::backward(form, tensors.0, gradient)
-    }
-
-    fn next_token_cross_entropy(targets: Arc<[Option<u32>]>, logits: FloatTensor<Self>) -> FloatTensor<Self> {
-        next_token::forward(targets, logits)
-    }
-
-    fn next_token_cross_entropy_backward(
-        targets: Arc<[Option<u32>]>,
-        logits: FloatTensor<Self>,
-        gradient: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        next_token::backward(targets, logits, gradient)
-    }
-
-    fn convolution(window: Window, tensors: Tensors<Self>) -> FloatTensor<Self> {
-        convolution::forward(window, tensors.0)
-    }
-
-    fn convolution_backward(
-        window: Window,
-        tensors: Tensors<Self>,
-        gradient: FloatTensor<Self>,
-        wanted: Wanted,
-    ) -> Vec<Option<FloatTensor<Self>>> {
-        convolution::backward(window, tensors.0, gradient, wanted)
+        if all_f32(tensors.0.iter().chain([&gradient])) {
+            let tensors = tensors.0.into_iter().map(contiguous).collect();
+            operation.backward(tensors, contiguous(gradient), &wanted)
+        } else {
+            operation.plain_backward::<Self>(tensors.0, gradient, &wanted)
+        }
     }
 
     fn tempered_softmax(logits: FloatTensor<Self>, temperature: f64) -> FloatTensor<Self> {
@@ -247,14 +132,6 @@ impl Kernels for Flex {
 
     fn sinkhorn(logits: FloatTensor<Self>, temperature: f64, rounds: usize) -> FloatTensor<Self> {
         cross_entropy::sinkhorn(logits, temperature, rounds)
-    }
-
-    fn cut(form: Cut, whole: FloatTensor<Self>) -> FloatTensor<Self> {
-        cut::forward(form, whole)
-    }
-
-    fn cut_backward(form: Cut, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        cut::backward(form, gradient)
     }
 
     fn adamw(steps: Vec<AdamStep>, tensors: Tensors<Self>) -> Vec<FloatTensor<Self>> {
@@ -274,66 +151,13 @@ impl Kernels for Flex {
 impl Kernels for burn::backend::Cube {}
 
 impl<B: Backend + Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
-    fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        gelu::tracked::<B, C>(x)
+    fn run(operation: Operation, tensors: Tensors<Self>) -> FloatTensor<Self> {
+        autodiff::tracked::<B, C>(operation, tensors.0)
     }
 
-    fn exact_gelu_backward(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
-        unimplemented_twice("exact_gelu")
-    }
-
-    fn fused_linear(form: Form, tensors: Tensors<Self>) -> FloatTensor<Self> {
-        linear::tracked::<B, C>(form, tensors.0)
-    }
-
-    fn fused_linear_backward(
-        _: Form,
-        _: Tensors<Self>,
-        _: FloatTensor<Self>,
-        _: Wanted,
-    ) -> Vec<Option<FloatTensor<Self>>> {
-        unimplemented_twice("fused_linear")
-    }
-
-    fn fused_attention(form: Attention, tensors: Tensors<Self>) -> FloatTensor<Self> {
-        attention::tracked::<B, C>(form, tensors.0)
-    }
-
-    fn fused_attention_backward(_: Attention, _: Tensors<Self>, _: FloatTensor<Self>) -> Vec<FloatTensor<Self>> {
-        unimplemented_twice("fused_attention")
-    }
-
-    fn soft_cross_entropy(form: SoftTargets, tensors: Tensors<Self>) -> FloatTensor<Self> {
-        cross_entropy::tracked::<B, C>(form, tensors.0)
-    }
-
-    fn soft_cross_entropy_backward(_: SoftTargets, _: Tensors<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
-        unimplemented_twice("soft_cross_entropy")
-    }
-
-    fn next_token_cross_entropy(targets: Arc<[Option<u32>]>, logits: FloatTensor<Self>) -> FloatTensor<Self> {
-        next_token::tracked::<B, C>(targets, logits)
-    }
-
-    fn next_token_cross_entropy_backward(
-        _: Arc<[Option<u32>]>,
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        unimplemented_twice("next_token_cross_entropy")
-    }
-
-    fn convolution(window: Window, tensors: Tensors<Self>) -> FloatTensor<Self> {
-        convolution::tracked::<B, C>(window, tensors.0)
-    }
-
-    fn convolution_backward(
-        _: Window,
-        _: Tensors<Self>,
-        _: FloatTensor<Self>,
-        _: Wanted,
-    ) -> Vec<Option<FloatTensor<Self>>> {
-        unimplemented_twice("convolution")
+    /// Second derivatives are not part of any method here.
+    fn gradients(_: Operation, _: Tensors<Self>, _: FloatTensor<Self>, _: Vec<bool>) -> Vec<Option<FloatTensor<Self>>> {
+        panic!("the gradient of an operation cannot be differentiated again")
     }
 
     fn tempered_softmax(_: FloatTensor<Self>, _: f64) -> FloatTensor<Self> {
@@ -342,14 +166,6 @@ impl<B: Backend + Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
 
     fn sinkhorn(_: FloatTensor<Self>, _: f64, _: usize) -> FloatTensor<Self> {
         untracked("sinkhorn")
-    }
-
-    fn cut(form: Cut, whole: FloatTensor<Self>) -> FloatTensor<Self> {
-        cut::tracked::<B, C>(form, whole)
-    }
-
-    fn cut_backward(_: Cut, _: FloatTensor<Self>) -> FloatTensor<Self> {
-        unimplemented_twice("cut")
     }
 
     fn adamw(_: Vec<AdamStep>, _: Tensors<Self>) -> Vec<FloatTensor<Self>> {
@@ -365,19 +181,19 @@ impl<B: Backend + Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     }
 }
 
-/// Second derivatives are not part of any method here.
-fn unimplemented_twice<T>(operation: &str) -> T {
-    panic!("the gradient of {operation} cannot be differentiated again")
-}
-
 /// What is called outside of gradients is called on tensors without them.
 fn untracked<T>(operation: &str) -> T {
     panic!("{operation} is no part of a gradient: call it on untracked tensors")
 }
 
+/// Runs an operation on tensors of any number of dimensions.
+fn run<const D: usize>(operation: impl Into<Operation>, tensors: Vec<FloatTensor<Dispatch>>) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::run(operation.into(), Tensors(tensors)))
+}
+
 /// Exact GELU of `x`, any shape: `x * Phi(x)` with the normal distribution function to 4e-7 relative in fp32.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as Kernels>::exact_gelu(x.into_dispatch()))
+    run(Gelu, vec![x.into_dispatch()])
 }
 
 /// A linear layer with what stands before and after it: `residual + layer_scale * (entry(x) weight^T + bias)`.
@@ -467,16 +283,16 @@ impl Linear {
         let mut tensors = vec![x.into_dispatch(), self.weight.into_dispatch()];
         tensors.extend(vectors.map(Tensor::into_dispatch));
         tensors.extend(self.residual.map(Tensor::into_dispatch));
-        Tensor::from_dispatch(<Dispatch as Kernels>::fused_linear(form, Tensors(tensors)))
+        run(form, tensors)
     }
 }
 
 /// Softmax attention of packed queries, keys and values of `[rows, (heads + 2 kv_heads) * head_dim]`, with a bias of
 /// `[groups, heads, tokens, tokens]` on the scores, see [`Attention`]; the result is `[rows, heads * head_dim]`.
 pub fn attention(form: Attention, packed: Tensor<2>, bias: Option<Tensor<4>>) -> Tensor<2> {
-    let tensors = [Some(packed.into_dispatch()), bias.map(Tensor::into_dispatch)];
-    let tensors = Tensors(tensors.into_iter().flatten().collect());
-    Tensor::from_dispatch(<Dispatch as Kernels>::fused_attention(form, tensors))
+    let mut tensors = vec![packed.into_dispatch()];
+    tensors.extend(bias.map(Tensor::into_dispatch));
+    run(form, tensors)
 }
 
 /// Cross-entropy of `[rows, columns]` logits against each tensor of targets, `[any, columns]`, see [`SoftTargets`]: for row `r`
@@ -489,7 +305,7 @@ pub fn soft_cross_entropy(form: SoftTargets, logits: Tensor<2>, targets: Vec<Ten
             .into_iter()
             .map(|targets| targets.without_autodiff().into_dispatch()),
     );
-    Tensor::from_dispatch(<Dispatch as Kernels>::soft_cross_entropy(form, Tensors(tensors)))
+    run(form, tensors)
 }
 
 /// Cross-entropy of the rows of `[rows, vocabulary]` logits against one index each, `-log softmax(logits_r)[targets[r]]`. The
@@ -501,10 +317,7 @@ pub fn soft_cross_entropy(form: SoftTargets, logits: Tensor<2>, targets: Vec<Ten
 pub fn next_token_cross_entropy(logits: Tensor<2>, targets: impl Into<Arc<[Option<u32>]>>) -> Tensor<1> {
     let targets = targets.into();
     next_token::check(&targets, logits.dims());
-    Tensor::from_dispatch(<Dispatch as Kernels>::next_token_cross_entropy(
-        targets,
-        logits.into_dispatch(),
-    ))
+    run(NextToken(targets), vec![logits.into_dispatch()])
 }
 
 /// Convolution of images of `[batch, in, height, width]` with a weight of `[out, in, window height, window width]` and a bias of
@@ -525,7 +338,7 @@ pub fn convolution(
     window.check(x.dims(), weight.dims(), bias.as_ref().map(|bias| bias.dims()[0]));
     let mut tensors = vec![x.into_dispatch(), weight.into_dispatch()];
     tensors.extend(bias.map(Tensor::into_dispatch));
-    Tensor::from_dispatch(<Dispatch as Kernels>::convolution(window, Tensors(tensors)))
+    run(window, tensors)
 }
 
 /// Softmax of the rows of `logits / temperature`, as constants.
@@ -546,7 +359,37 @@ pub fn sinkhorn(logits: Tensor<2>, temperature: f64, rounds: usize) -> Tensor<2>
 /// # Panics
 /// If `whole` has not as many elements, or a run lies outside.
 pub fn cut(form: Cut, whole: Tensor<1>) -> Tensor<1> {
-    Tensor::from_dispatch(<Dispatch as Kernels>::cut(form, whole.into_dispatch()))
+    run(form, vec![whole.into_dispatch()])
+}
+
+/// Rows of `x`, `[n, width]`, as they are asked for: row `i` of the result, `[rows, width]`, is row `rows[i]` of `x`, or zeros
+/// where that is none. The gradients of a row that is used several times are added in the order of `i`. Steps that gather the
+/// same rows should share one [`Rows`].
+///
+/// # Panics
+/// If a row lies outside `x`.
+pub fn gather_rows(x: Tensor<2>, rows: impl Into<Rows>) -> Tensor<2> {
+    let form = Gather::new(rows.into(), x.dims());
+    run(form, vec![x.into_dispatch()])
+}
+
+/// GroupNorm of `x`, `[batch, channels, height, width]`, with a scale and a shift of `[channels]`; then `residual`, which has the
+/// shape of `x`, is added, and then comes the ReLU, each where there is one.
+///
+/// # Panics
+/// If the shapes do not fit, or if the channels cannot be split into groups of equal size.
+pub fn group_norm(
+    form: GroupNorm,
+    x: Tensor<4>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    residual: Option<Tensor<4>>,
+) -> Tensor<4> {
+    let [scales, shifts] = [&scale, &shift].map(|vector| vector.dims()[0]);
+    form.check(x.dims(), scales, shifts, residual.as_ref().map(Tensor::dims));
+    let mut tensors = vec![x.into_dispatch(), scale.into_dispatch(), shift.into_dispatch()];
+    tensors.extend(residual.map(Tensor::into_dispatch));
+    run(form, tensors)
 }
 
 /// Several untracked tensors as one argument.

@@ -5,20 +5,15 @@
 //! the gradient either: with `G = dy^T entry(x)` it is `dW = layer_scale * G` and
 //! `d layer_scale = rowsum(W * G) + bias * colsum(dy)`, so `entry(x) W^T + bias` is not needed again.
 
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Flex, TensorMetadata};
+use burn::backend::{Backend, Flex, TensorMetadata};
 use burn::tensor::Shape;
 
-use crate::Kernels;
 use crate::gelu;
 use crate::gemm::{Matrix, Threads, note, product};
 use crate::norm::Norm;
-use crate::slices::{all_f32, contiguous, tensor, values};
-use crate::tensors::Tensors;
+use crate::operation::Kernel;
+use crate::slices::{tensor, values};
 use crate::vector::{add_up, arch, build, build_pieces, copied, dot, rows_of, vectorised, with_scratch, zeroed};
 
 /// What a linear layer does to its input first.
@@ -149,62 +144,6 @@ fn turned(weight: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     })
 }
 
-/// [`Kernels::fused_linear`] on the CPU.
-pub(crate) fn forward(form: Form, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
-    if !all_f32(&tensors) {
-        return plain::<Flex>(form, tensors);
-    }
-    let parts = form.parts(tensors).map(contiguous);
-    let [rows, inputs] = parts.x.shape().dims();
-    let [outputs, _] = parts.weight.shape().dims();
-    let Parts {
-        x,
-        weight,
-        bias,
-        scale,
-        shift,
-        layer_scale,
-        residual,
-    } = parts.as_ref().map(values);
-    note((rows, inputs, outputs), (false, true), 1);
-    let block = block(inputs, outputs);
-    let arch = arch();
-    // Turned once, where each block would have to turn it for itself.
-    let held;
-    let weight = if rows > block {
-        held = turned(weight, inputs, outputs);
-        Matrix::new(&held, inputs, outputs)
-    } else {
-        Matrix::new(weight, outputs, inputs).transposed()
-    };
-    let y = build(rows * outputs, block * outputs, |i, blank| {
-        let first = i * block;
-        let n = blank.len() / outputs.max(1);
-        let x = &x[first * inputs..][..n * inputs];
-        let y = match form.entry {
-            Entry::Plain => product(blank, Matrix::new(x, n, inputs), weight, Threads::One),
-            _ => with_scratch(n * inputs, |entered| {
-                vectorised!(
-                    arch,
-                    match form.norm() {
-                        Some(norm) => norm.forward(x, scale.unwrap_or_default(), shift, entered),
-                        None => gelu::values(x, entered),
-                    }
-                );
-                product(blank, Matrix::new(entered, n, inputs), weight, Threads::One)
-            }),
-        };
-        vectorised!(arch, {
-            for (r, y) in y.chunks_exact_mut(outputs.max(1)).enumerate() {
-                let residual = residual.map(|residual| &residual[(first + r) * outputs..][..outputs]);
-                leave(y, bias, layer_scale, residual);
-            }
-        });
-        y
-    });
-    tensor(y, [rows, outputs])
-}
-
 /// `y <- residual + layer_scale * (y + bias)` of one row.
 #[inline(always)]
 fn leave(y: &mut [f32], bias: Option<&[f32]>, layer_scale: Option<&[f32]>, residual: Option<&[f32]>) {
@@ -223,132 +162,6 @@ fn leave(y: &mut [f32], bias: Option<&[f32]>, layer_scale: Option<&[f32]>, resid
             *y += residual;
         }
     }
-}
-
-/// [`Kernels::fused_linear_backward`] on the CPU.
-pub(crate) fn backward(
-    form: Form,
-    tensors: Vec<FloatTensor<Flex>>,
-    gradient: FloatTensor<Flex>,
-    wanted: Wanted,
-) -> Vec<Option<FloatTensor<Flex>>> {
-    if !all_f32(tensors.iter().chain([&gradient])) {
-        return plain_backward::<Flex>(form, tensors, gradient, wanted);
-    }
-    let saved = Form {
-        residual: false,
-        ..form
-    };
-    let parts = saved.parts(tensors).map(contiguous);
-    let gradient = contiguous(gradient);
-    let [rows, inputs] = parts.x.shape().dims();
-    let [outputs, _] = parts.weight.shape().dims();
-    let Parts {
-        x,
-        weight,
-        bias,
-        scale,
-        shift,
-        layer_scale,
-        ..
-    } = parts.as_ref().map(values);
-    let dy = values(&gradient);
-    let block = block(inputs, outputs);
-    let arch = arch();
-    let norm = form.norm();
-    let held;
-    let scaled = match layer_scale {
-        Some(factors) => {
-            held = rows_scaled(weight, inputs, factors);
-            Matrix::new(&held, outputs, inputs)
-        }
-        None => Matrix::new(weight, outputs, inputs),
-    };
-    // In blocks of rows: the gradient of the input, the input as the product saw it, and sums over the block's rows, which are
-    // those of dy and of the norm's scale and shift.
-    let blocks = rows.div_ceil(block);
-    let entered_again = form.entry != Entry::Plain && wanted.weight;
-    let norm_sums = if norm.is_some() { 2 * inputs } else { 0 };
-    let sums = outputs + norm_sums;
-    let inner = usize::from(wanted.input || norm.is_some());
-    if inner == 1 {
-        note((rows, outputs, inputs), (false, false), 1);
-    }
-    let sizes: Vec<[usize; 3]> = (0..blocks)
-        .map(|i| {
-            let n = block.min(rows - i * block) * inputs;
-            [sums, inner * n, usize::from(entered_again) * n]
-        })
-        .collect();
-    let [sums_of_blocks, dx, entered] = build_pieces(&sizes, |i, [sums, dx, entered]| {
-        let first = i * block;
-        let n = block.min(rows - first);
-        let x = &x[first * inputs..][..n * inputs];
-        let dy = &dy[first * outputs..][..n * outputs];
-        let dx = match inner {
-            0 => zeroed(dx),
-            _ => product(dx, Matrix::new(dy, n, outputs), scaled, Threads::One),
-        };
-        let entered = zeroed(entered);
-        let sums = zeroed(sums);
-        vectorised!(arch, {
-            let (columns, norm_sums) = sums.split_at_mut(outputs);
-            for dy in dy.chunks_exact(outputs.max(1)) {
-                for (sum, dy) in columns.iter_mut().zip(dy) {
-                    *sum += dy;
-                }
-            }
-            let again = entered_again.then_some(&mut *entered);
-            match (form.entry, norm) {
-                (_, Some(norm)) => {
-                    let weights = (scale.unwrap_or_default(), shift);
-                    norm.backward(x, weights, dx, norm_sums.split_at_mut(inputs), again);
-                }
-                (Entry::Gelu, _) if inner == 1 => gelu::gradient(x, dx, again),
-                (Entry::Gelu, _) => again.into_iter().for_each(|again| gelu::values(x, again)),
-                _ => {}
-            }
-        });
-        [sums, dx, entered]
-    });
-    let sums = add_up(&sums_of_blocks, sums);
-    let (columns, norm_sums) = sums.split_at(outputs);
-    let mut gradients = Vec::new();
-    gradients.push(wanted.input.then(|| tensor(dx, [rows, inputs])));
-    let mut d_layer_scale = None;
-    gradients.push(wanted.weight.then(|| {
-        note((outputs, rows, inputs), (true, false), 1);
-        let entered = if entered_again { &entered } else { x };
-        let left = Matrix::new(dy, rows, outputs).transposed();
-        let mut d_weight = build(outputs * inputs, outputs * inputs, |_, blank| {
-            product(blank, left, Matrix::new(entered, rows, inputs), Threads::All)
-        });
-        if let Some(factors) = layer_scale {
-            d_layer_scale = Some(scale_rows(&mut d_weight, weight, inputs, factors));
-        }
-        tensor(d_weight, [outputs, inputs])
-    }));
-    if let Some(bias) = bias {
-        let factor = |o: usize| layer_scale.map_or(1.0, |factors| factors[o]);
-        if let Some(d_layer_scale) = &mut d_layer_scale {
-            for ((d, bias), sum) in d_layer_scale.iter_mut().zip(bias).zip(columns) {
-                *d += bias * sum;
-            }
-        }
-        let d_bias = columns.iter().enumerate().map(|(o, sum)| sum * factor(o)).collect();
-        gradients.push(Some(tensor(d_bias, [outputs])));
-    }
-    if norm.is_some() {
-        let (d_scale, d_shift) = norm_sums.split_at(inputs);
-        gradients.push(Some(tensor(d_scale.to_vec(), [inputs])));
-        if shift.is_some() {
-            gradients.push(Some(tensor(d_shift.to_vec(), [inputs])));
-        }
-    }
-    if layer_scale.is_some() {
-        gradients.push(d_layer_scale.map(|d| tensor(d, [outputs])));
-    }
-    gradients
 }
 
 /// `weight` with its rows multiplied by `factors`.
@@ -379,15 +192,6 @@ fn scale_rows(d_weight: &mut [f32], weight: &[f32], inputs: usize, factors: &[f3
     along.collect()
 }
 
-/// Which gradients [`Kernels::fused_linear_backward`] is to find; those of the small tensors are always found.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    /// Of the input.
-    pub input: bool,
-    /// Of the weight, and with it of the LayerScale.
-    pub weight: bool,
-}
-
 /// `[1, n]` from `[n]`.
 fn row<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let n = x.shape().num_elements();
@@ -407,7 +211,7 @@ fn plain_norm<B: Backend>(norm: Norm, x: FloatTensor<B>) -> (FloatTensor<B>, Flo
 }
 
 /// `entry(x)` in plain operations.
-fn plain_entry<B: Backend + Kernels>(form: Form, parts: &Parts<FloatTensor<B>>) -> FloatTensor<B> {
+fn plain_entry<B: Backend>(form: Form, parts: &Parts<FloatTensor<B>>) -> FloatTensor<B> {
     let x = parts.x.clone();
     match form.norm() {
         Some(norm) => {
@@ -420,156 +224,276 @@ fn plain_entry<B: Backend + Kernels>(form: Form, parts: &Parts<FloatTensor<B>>) 
                 None => y,
             }
         }
-        None if form.entry == Entry::Gelu => B::exact_gelu(x),
+        None if form.entry == Entry::Gelu => B::gelu(x),
         None => x,
     }
 }
 
-/// [`Kernels::fused_linear`] in plain operations.
-pub(crate) fn plain<B: Backend + Kernels>(form: Form, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
-    let parts = form.parts(tensors);
-    let mut y = B::float_matmul(plain_entry::<B>(form, &parts), B::float_transpose(parts.weight));
-    if let Some(bias) = parts.bias {
-        y = B::float_add(y, row::<B>(bias));
-    }
-    if let Some(layer_scale) = parts.layer_scale {
-        y = B::float_mul(y, row::<B>(layer_scale));
-    }
-    match parts.residual {
-        Some(residual) => B::float_add(residual, y),
-        None => y,
-    }
-}
-
-/// [`Kernels::fused_linear_backward`] in plain operations.
-pub(crate) fn plain_backward<B: Backend + Kernels>(
-    form: Form,
-    tensors: Vec<FloatTensor<B>>,
-    gradient: FloatTensor<B>,
-    wanted: Wanted,
-) -> Vec<Option<FloatTensor<B>>> {
-    let saved = Form {
-        residual: false,
-        ..form
-    };
-    let parts = saved.parts(tensors);
-    let flat = |x: FloatTensor<B>| {
-        let n = x.shape().num_elements();
-        B::float_reshape(x, Shape::new([n]))
-    };
-    let column_sums = |x: FloatTensor<B>| flat(B::float_sum_dim(x, 0));
-    let scaled = match &parts.layer_scale {
-        Some(factors) => B::float_mul(gradient.clone(), row::<B>(factors.clone())),
-        None => gradient.clone(),
-    };
-    let entered = plain_entry::<B>(form, &parts);
-    let inner = B::float_matmul(scaled.clone(), parts.weight.clone());
-    let d_weight = B::float_matmul(B::float_transpose(scaled.clone()), entered.clone());
-    let (mut d_scale, mut d_shift) = (None, None);
-    let d_x = match form.norm() {
-        Some(norm) => {
-            let (normal, factor) = plain_norm::<B>(norm, parts.x.clone());
-            d_scale = Some(column_sums(B::float_mul(inner.clone(), normal.clone())));
-            d_shift = Some(column_sums(inner.clone()));
-            let g = match &parts.scale {
-                Some(scale) => B::float_mul(inner, row::<B>(scale.clone())),
-                None => inner,
+impl Kernel for Form {
+    fn forward(self, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
+        let parts = self.parts(tensors);
+        let [rows, inputs] = parts.x.shape().dims();
+        let [outputs, _] = parts.weight.shape().dims();
+        let Parts {
+            x,
+            weight,
+            bias,
+            scale,
+            shift,
+            layer_scale,
+            residual,
+        } = parts.as_ref().map(values);
+        note((rows, inputs, outputs), (false, true), 1);
+        let block = block(inputs, outputs);
+        let arch = arch();
+        // Turned once, where each block would have to turn it for itself.
+        let held;
+        let weight = if rows > block {
+            held = turned(weight, inputs, outputs);
+            Matrix::new(&held, inputs, outputs)
+        } else {
+            Matrix::new(weight, outputs, inputs).transposed()
+        };
+        let y = build(rows * outputs, block * outputs, |i, blank| {
+            let first = i * block;
+            let n = blank.len() / outputs.max(1);
+            let x = &x[first * inputs..][..n * inputs];
+            let y = match self.entry {
+                Entry::Plain => product(blank, Matrix::new(x, n, inputs), weight, Threads::One),
+                _ => with_scratch(n * inputs, |entered| {
+                    vectorised!(
+                        arch,
+                        match self.norm() {
+                            Some(norm) => norm.forward(x, scale.unwrap_or_default(), shift, entered),
+                            None => gelu::values(x, entered),
+                        }
+                    );
+                    product(blank, Matrix::new(entered, n, inputs), weight, Threads::One)
+                }),
             };
-            let along = B::float_mean_dim(B::float_mul(g.clone(), normal.clone()), 1);
-            let mut d = B::float_sub(g.clone(), B::float_mul(normal, along));
-            if norm.centred {
-                d = B::float_sub(d, B::float_mean_dim(g, 1));
+            vectorised!(arch, {
+                for (r, y) in y.chunks_exact_mut(outputs.max(1)).enumerate() {
+                    let residual = residual.map(|residual| &residual[(first + r) * outputs..][..outputs]);
+                    leave(y, bias, layer_scale, residual);
+                }
+            });
+            y
+        });
+        tensor(y, [rows, outputs])
+    }
+
+    fn backward(
+        self,
+        tensors: Vec<FloatTensor<Flex>>,
+        gradient: FloatTensor<Flex>,
+        wanted: &[bool],
+    ) -> Vec<Option<FloatTensor<Flex>>> {
+        let wanted = self.parts(wanted.to_vec());
+        let d_residual = wanted.residual.unwrap_or_default().then(|| gradient.clone());
+        let wanted_weight = wanted.weight || wanted.layer_scale == Some(true);
+        let saved = Form {
+            residual: false,
+            ..self
+        };
+        let parts = saved.parts(tensors);
+        let [rows, inputs] = parts.x.shape().dims();
+        let [outputs, _] = parts.weight.shape().dims();
+        let Parts {
+            x,
+            weight,
+            bias,
+            scale,
+            shift,
+            layer_scale,
+            ..
+        } = parts.as_ref().map(values);
+        let dy = values(&gradient);
+        let block = block(inputs, outputs);
+        let arch = arch();
+        let norm = self.norm();
+        let held;
+        let scaled = match layer_scale {
+            Some(factors) => {
+                held = rows_scaled(weight, inputs, factors);
+                Matrix::new(&held, outputs, inputs)
             }
-            B::float_mul(d, factor)
+            None => Matrix::new(weight, outputs, inputs),
+        };
+        // In blocks of rows: the gradient of the input, the input as the product saw it, and sums over the block's rows, which are
+        // those of dy and of the norm's scale and shift.
+        let blocks = rows.div_ceil(block);
+        let entered_again = self.entry != Entry::Plain && wanted_weight;
+        let norm_sums = if norm.is_some() { 2 * inputs } else { 0 };
+        let sums = outputs + norm_sums;
+        let inner = usize::from(wanted.x || norm.is_some());
+        if inner == 1 {
+            note((rows, outputs, inputs), (false, false), 1);
         }
-        None if form.entry == Entry::Gelu => B::exact_gelu_backward(parts.x.clone(), inner),
-        None => inner,
-    };
-    let mut gradients = vec![wanted.input.then_some(d_x), wanted.weight.then_some(d_weight)];
-    if parts.bias.is_some() {
-        gradients.push(Some(column_sums(scaled)));
+        let sizes: Vec<[usize; 3]> = (0..blocks)
+            .map(|i| {
+                let n = block.min(rows - i * block) * inputs;
+                [sums, inner * n, usize::from(entered_again) * n]
+            })
+            .collect();
+        let [sums_of_blocks, dx, entered] = build_pieces(&sizes, |i, [sums, dx, entered]| {
+            let first = i * block;
+            let n = block.min(rows - first);
+            let x = &x[first * inputs..][..n * inputs];
+            let dy = &dy[first * outputs..][..n * outputs];
+            let dx = match inner {
+                0 => zeroed(dx),
+                _ => product(dx, Matrix::new(dy, n, outputs), scaled, Threads::One),
+            };
+            let entered = zeroed(entered);
+            let sums = zeroed(sums);
+            vectorised!(arch, {
+                let (columns, norm_sums) = sums.split_at_mut(outputs);
+                for dy in dy.chunks_exact(outputs.max(1)) {
+                    for (sum, dy) in columns.iter_mut().zip(dy) {
+                        *sum += dy;
+                    }
+                }
+                let again = entered_again.then_some(&mut *entered);
+                match (self.entry, norm) {
+                    (_, Some(norm)) => {
+                        let weights = (scale.unwrap_or_default(), shift);
+                        norm.backward(x, weights, dx, norm_sums.split_at_mut(inputs), again);
+                    }
+                    (Entry::Gelu, _) if inner == 1 => gelu::gradient(x, dx, again),
+                    (Entry::Gelu, _) => again.into_iter().for_each(|again| gelu::values(x, again)),
+                    _ => {}
+                }
+            });
+            [sums, dx, entered]
+        });
+        let sums = add_up(&sums_of_blocks, sums);
+        let (columns, norm_sums) = sums.split_at(outputs);
+        let mut gradients = Vec::new();
+        gradients.push(wanted.x.then(|| tensor(dx, [rows, inputs])));
+        let mut d_layer_scale = None;
+        gradients.push(wanted_weight.then(|| {
+            note((outputs, rows, inputs), (true, false), 1);
+            let entered = if entered_again { &entered } else { x };
+            let left = Matrix::new(dy, rows, outputs).transposed();
+            let mut d_weight = build(outputs * inputs, outputs * inputs, |_, blank| {
+                product(blank, left, Matrix::new(entered, rows, inputs), Threads::All)
+            });
+            if let Some(factors) = layer_scale {
+                d_layer_scale = Some(scale_rows(&mut d_weight, weight, inputs, factors));
+            }
+            tensor(d_weight, [outputs, inputs])
+        }));
+        if let Some(bias) = bias {
+            let factor = |o: usize| layer_scale.map_or(1.0, |factors| factors[o]);
+            if let Some(d_layer_scale) = &mut d_layer_scale {
+                for ((d, bias), sum) in d_layer_scale.iter_mut().zip(bias).zip(columns) {
+                    *d += bias * sum;
+                }
+            }
+            let d_bias = columns.iter().enumerate().map(|(o, sum)| sum * factor(o)).collect();
+            gradients.push(Some(tensor(d_bias, [outputs])));
+        }
+        if norm.is_some() {
+            let (d_scale, d_shift) = norm_sums.split_at(inputs);
+            gradients.push(Some(tensor(d_scale.to_vec(), [inputs])));
+            if shift.is_some() {
+                gradients.push(Some(tensor(d_shift.to_vec(), [inputs])));
+            }
+        }
+        if layer_scale.is_some() {
+            gradients.push(d_layer_scale.map(|d| tensor(d, [outputs])));
+        }
+        if self.residual {
+            gradients.push(d_residual);
+        }
+        gradients
     }
-    if parts.scale.is_some() {
-        gradients.push(d_scale);
-    }
-    if parts.shift.is_some() {
-        gradients.push(d_shift);
-    }
-    if parts.layer_scale.is_some() {
-        let mut y = B::float_matmul(entered, B::float_transpose(parts.weight));
+
+    fn plain<B: Backend>(self, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+        let parts = self.parts(tensors);
+        let mut y = B::float_matmul(plain_entry::<B>(self, &parts), B::float_transpose(parts.weight));
         if let Some(bias) = parts.bias {
             y = B::float_add(y, row::<B>(bias));
         }
-        gradients.push(Some(column_sums(B::float_mul(y, gradient))));
+        if let Some(layer_scale) = parts.layer_scale {
+            y = B::float_mul(y, row::<B>(layer_scale));
+        }
+        match parts.residual {
+            Some(residual) => B::float_add(residual, y),
+            None => y,
+        }
     }
-    gradients
-}
 
-/// What the gradient needs of the forward pass.
-#[derive(Clone, Debug)]
-struct Saved<B: Backend> {
-    form: Form,
-    tensors: Vec<FloatTensor<B>>,
-}
-
-/// [`Kernels::fused_linear`] with its gradient, for any backend that has both.
-pub(crate) fn tracked<B: Backend + Kernels, C: CheckpointStrategy>(
-    form: Form,
-    tensors: Vec<FloatTensor<Autodiff<B, C>>>,
-) -> FloatTensor<Autodiff<B, C>> {
-    match tensors.len() {
-        2 => register::<B, C, 2>(form, tensors),
-        3 => register::<B, C, 3>(form, tensors),
-        4 => register::<B, C, 4>(form, tensors),
-        5 => register::<B, C, 5>(form, tensors),
-        6 => register::<B, C, 6>(form, tensors),
-        7 => register::<B, C, 7>(form, tensors),
-        n => panic!("a linear layer of {n} tensors"),
-    }
-}
-
-fn register<B: Backend + Kernels, C: CheckpointStrategy, const N: usize>(
-    form: Form,
-    tensors: Vec<FloatTensor<Autodiff<B, C>>>,
-) -> FloatTensor<Autodiff<B, C>> {
-    #[derive(Debug)]
-    struct Linear;
-
-    impl<B: Backend + Kernels, const N: usize> Backward<B, N> for Linear {
-        type State = Saved<B>;
-
-        fn backward(self, ops: Ops<Saved<B>, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
-            let gradient = gradients.consume::<B>(&ops.node);
-            let Saved { form, tensors } = ops.state;
-            let mut parents = ops.parents.into_iter();
-            let own: Vec<_> = parents.by_ref().take(tensors.len()).collect();
-            if let Some(residual) = parents.next().flatten() {
-                gradients.register::<B>(residual.id, gradient.clone());
-            }
-            let last_is_scale = form.layer_scale && own.last().is_some_and(Option::is_some);
-            let wanted = Wanted {
-                input: own[0].is_some(),
-                weight: own[1].is_some() || last_is_scale,
-            };
-            let found = B::fused_linear_backward(form, Tensors(tensors), gradient, wanted);
-            for (parent, gradient) in own.into_iter().zip(found) {
-                if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                    gradients.register::<B>(parent.id, gradient);
+    fn plain_backward<B: Backend>(
+        self,
+        tensors: Vec<FloatTensor<B>>,
+        gradient: FloatTensor<B>,
+        wanted: &[bool],
+    ) -> Vec<Option<FloatTensor<B>>> {
+        let wanted = self.parts(wanted.to_vec());
+        let d_residual = wanted.residual.unwrap_or_default().then(|| gradient.clone());
+        let wanted_weight = wanted.weight || wanted.layer_scale == Some(true);
+        let saved = Form {
+            residual: false,
+            ..self
+        };
+        let parts = saved.parts(tensors);
+        let flat = |x: FloatTensor<B>| {
+            let n = x.shape().num_elements();
+            B::float_reshape(x, Shape::new([n]))
+        };
+        let column_sums = |x: FloatTensor<B>| flat(B::float_sum_dim(x, 0));
+        let scaled = match &parts.layer_scale {
+            Some(factors) => B::float_mul(gradient.clone(), row::<B>(factors.clone())),
+            None => gradient.clone(),
+        };
+        let entered = plain_entry::<B>(self, &parts);
+        let inner = B::float_matmul(scaled.clone(), parts.weight.clone());
+        let d_weight = B::float_matmul(B::float_transpose(scaled.clone()), entered.clone());
+        let (mut d_scale, mut d_shift) = (None, None);
+        let d_x = match self.norm() {
+            Some(norm) => {
+                let (normal, factor) = plain_norm::<B>(norm, parts.x.clone());
+                d_scale = Some(column_sums(B::float_mul(inner.clone(), normal.clone())));
+                d_shift = Some(column_sums(inner.clone()));
+                let g = match &parts.scale {
+                    Some(scale) => B::float_mul(inner, row::<B>(scale.clone())),
+                    None => inner,
+                };
+                let along = B::float_mean_dim(B::float_mul(g.clone(), normal.clone()), 1);
+                let mut d = B::float_sub(g.clone(), B::float_mul(normal, along));
+                if norm.centred {
+                    d = B::float_sub(d, B::float_mean_dim(g, 1));
                 }
+                B::float_mul(d, factor)
             }
+            None if self.entry == Entry::Gelu => B::gelu_backward(parts.x.clone(), inner),
+            None => inner,
+        };
+        let mut gradients = vec![wanted.x.then_some(d_x), wanted_weight.then_some(d_weight)];
+        if parts.bias.is_some() {
+            gradients.push(Some(column_sums(scaled)));
         }
+        if parts.scale.is_some() {
+            gradients.push(d_scale);
+        }
+        if parts.shift.is_some() {
+            gradients.push(d_shift);
+        }
+        if parts.layer_scale.is_some() {
+            let mut y = B::float_matmul(entered, B::float_transpose(parts.weight));
+            if let Some(bias) = parts.bias {
+                y = B::float_add(y, row::<B>(bias));
+            }
+            gradients.push(Some(column_sums(B::float_mul(y, gradient))));
+        }
+        if self.residual {
+            gradients.push(d_residual);
+        }
+        gradients
     }
 
-    let nodes: Vec<_> = tensors.iter().map(|tensor| tensor.node()).collect();
-    let nodes: [_; N] = nodes.try_into().expect("as many as there are tensors");
-    let inner: Vec<_> = tensors.into_iter().map(|tensor| tensor.into_parts().0).collect();
-    match Linear.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(prepared) => {
-            let mut saved = inner.clone();
-            saved.truncate(N - usize::from(form.residual));
-            let saved = Saved { form, tensors: saved };
-            prepared.finish(saved, B::fused_linear(form, Tensors(inner)))
-        }
-        OpsKind::UnTracked(prepared) => prepared.finish(B::fused_linear(form, Tensors(inner))),
+    fn kept(&self, count: usize) -> usize {
+        count - usize::from(self.residual)
     }
 }

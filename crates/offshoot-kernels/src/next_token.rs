@@ -3,24 +3,14 @@
 //! Nothing of the size of the logits is written in the forward pass. The gradient goes to the memory of the logits themselves
 //! where nothing else holds it, and finds the exponentials again: one for each element in either direction.
 
-use std::sync::Arc;
-
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
-use burn::backend::{Autodiff, Backend, Flex, TensorMetadata};
+use burn::backend::{Backend, Flex, TensorMetadata};
 use burn::tensor::{IndexingUpdateOp, Shape, TensorData};
 use rayon::prelude::*;
 
-use crate::Kernels;
-use crate::slices::{all_f32, contiguous, owned, tensor, values};
+use crate::operation::{Kernel, NextToken};
+use crate::slices::{only, owned, tensor, values};
 use crate::vector::{arch, build, exp_negative, largest, rows_of, sum_of, vectorised, zeroed};
-
-/// The index that each row of logits is compared with; a row that has none loses nothing and gets no gradient, whatever it
-/// holds.
-pub(crate) type Targets = Arc<[Option<u32>]>;
 
 /// # Panics
 /// If there is not one target for each row of `[rows, vocabulary]` logits, or if one lies outside the vocabulary.
@@ -36,81 +26,6 @@ pub(crate) fn check(targets: &[Option<u32>], [rows, vocabulary]: [usize; 2]) {
     }
 }
 
-/// [`Kernels::next_token_cross_entropy`] on the CPU.
-pub(crate) fn forward(targets: Targets, logits: FloatTensor<Flex>) -> FloatTensor<Flex> {
-    if !all_f32([&logits]) {
-        return plain::<Flex>(targets, logits);
-    }
-    let logits = contiguous(logits);
-    let [rows, vocabulary] = logits.shape().dims();
-    let x = values(&logits);
-    let piece = rows_of(vocabulary);
-    let arch = arch();
-    let losses = build(rows, piece, |i, blank| {
-        let losses = zeroed(blank);
-        vectorised!(arch, {
-            for (j, loss) in losses.iter_mut().enumerate() {
-                let r = i * piece + j;
-                if let Some(target) = targets[r] {
-                    let x = &x[r * vocabulary..][..vocabulary];
-                    let most = largest(x);
-                    let sum = sum_of(
-                        x,
-                        #[inline(always)]
-                        |x| exp_negative(x - most),
-                    );
-                    // The difference first, so that no digits are lost to large logits.
-                    *loss = (most - x[target as usize]) + sum.ln();
-                }
-            }
-        });
-        losses
-    });
-    tensor(losses, [rows])
-}
-
-/// [`Kernels::next_token_cross_entropy_backward`] on the CPU, in the memory of the logits where nothing else holds it.
-pub(crate) fn backward(targets: Targets, logits: FloatTensor<Flex>, gradient: FloatTensor<Flex>) -> FloatTensor<Flex> {
-    if !all_f32([&logits, &gradient]) {
-        return plain_backward::<Flex>(targets, logits, gradient);
-    }
-    let [_, vocabulary] = logits.shape().dims();
-    let mut logits = owned(contiguous(logits));
-    let gradient = contiguous(gradient);
-    let gradient = values(&gradient);
-    let piece = rows_of(vocabulary);
-    let arch = arch();
-    let work = |(i, logits): (usize, &mut [f32])| {
-        vectorised!(arch, {
-            for (j, x) in logits.chunks_exact_mut(vocabulary).enumerate() {
-                let r = i * piece + j;
-                let Some(target) = targets[r] else {
-                    x.fill(0.0);
-                    continue;
-                };
-                let most = largest(x);
-                x.iter_mut().for_each(|x| *x = exp_negative(*x - most));
-                let share = gradient[r]
-                    / sum_of(
-                        x,
-                        #[inline(always)]
-                        |x| x,
-                    );
-                x.iter_mut().for_each(|p| *p *= share);
-                x[target as usize] -= gradient[r];
-            }
-        });
-    };
-    if vocabulary > 0 {
-        logits
-            .storage_mut::<f32>()
-            .par_chunks_mut(piece * vocabulary)
-            .enumerate()
-            .for_each(work);
-    }
-    logits
-}
-
 /// The targets as indices of `[rows, 1]`, 0 where there is none, and where that is.
 fn indices<B: Backend>(targets: &[Option<u32>], logits: &FloatTensor<B>) -> (IntTensor<B>, BoolTensor<B>) {
     let device = logits.device();
@@ -123,76 +38,107 @@ fn indices<B: Backend>(targets: &[Option<u32>], logits: &FloatTensor<B>) -> (Int
     )
 }
 
-/// [`Kernels::next_token_cross_entropy`] in plain operations.
-pub(crate) fn plain<B: Backend>(targets: Targets, logits: FloatTensor<B>) -> FloatTensor<B> {
-    let [rows, vocabulary] = logits.shape().dims();
-    if rows * vocabulary == 0 {
-        return B::float_zeros(Shape::new([rows]), &logits.device(), logits.dtype().into());
+impl Kernel for NextToken {
+    fn forward(self, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
+        let logits = &tensors[0];
+        let [rows, vocabulary] = logits.shape().dims();
+        let x = values(logits);
+        let piece = rows_of(vocabulary);
+        let arch = arch();
+        let losses = build(rows, piece, |i, blank| {
+            let losses = zeroed(blank);
+            vectorised!(arch, {
+                for (j, loss) in losses.iter_mut().enumerate() {
+                    let r = i * piece + j;
+                    if let Some(target) = self.0[r] {
+                        let x = &x[r * vocabulary..][..vocabulary];
+                        let most = largest(x);
+                        let sum = sum_of(
+                            x,
+                            #[inline(always)]
+                            |x| exp_negative(x - most),
+                        );
+                        // The difference first, so that no digits are lost to large logits.
+                        *loss = (most - x[target as usize]) + sum.ln();
+                    }
+                }
+            });
+            losses
+        });
+        tensor(losses, [rows])
     }
-    let (index, none) = indices::<B>(&targets, &logits);
-    let losses = B::float_neg(B::float_gather(1, B::log_softmax(logits, 1), index));
-    B::float_reshape(B::float_mask_fill(losses, none, 0.0f32.into()), Shape::new([rows]))
-}
 
-/// [`Kernels::next_token_cross_entropy_backward`] in plain operations.
-pub(crate) fn plain_backward<B: Backend>(
-    targets: Targets,
-    logits: FloatTensor<B>,
-    gradient: FloatTensor<B>,
-) -> FloatTensor<B> {
-    let [rows, vocabulary] = logits.shape().dims();
-    if rows * vocabulary == 0 {
-        return logits;
-    }
-    let (index, none) = indices::<B>(&targets, &logits);
-    let gradient = B::float_reshape(gradient, Shape::new([rows, 1]));
-    let d = B::float_mul(B::softmax(logits, 1), gradient.clone());
-    let d = B::float_scatter(1, d, index, B::float_neg(gradient), IndexingUpdateOp::Add);
-    let none = B::bool_expand(none, Shape::new([rows, vocabulary]));
-    B::float_mask_fill(d, none, 0.0f32.into())
-}
-
-/// What the gradient needs of the forward pass.
-#[derive(Clone, Debug)]
-struct Saved<B: Backend> {
-    targets: Targets,
-    logits: FloatTensor<B>,
-}
-
-/// [`Kernels::next_token_cross_entropy`] with its gradient, for any backend that has both.
-pub(crate) fn tracked<B: Backend + Kernels, C: CheckpointStrategy>(
-    targets: Targets,
-    logits: FloatTensor<Autodiff<B, C>>,
-) -> FloatTensor<Autodiff<B, C>> {
-    #[derive(Debug)]
-    struct NextToken;
-
-    impl<B: Backend + Kernels> Backward<B, 1> for NextToken {
-        type State = Saved<B>;
-
-        fn backward(self, ops: Ops<Saved<B>, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
-            let gradient = gradients.consume::<B>(&ops.node);
-            let Saved { targets, logits } = ops.state;
-            if let [Some(parent)] = ops.parents {
-                let found = B::next_token_cross_entropy_backward(targets, logits, gradient);
-                gradients.register::<B>(parent.id, found);
-            }
+    /// In the memory of the logits where nothing else holds it.
+    fn backward(
+        self,
+        tensors: Vec<FloatTensor<Flex>>,
+        gradient: FloatTensor<Flex>,
+        _: &[bool],
+    ) -> Vec<Option<FloatTensor<Flex>>> {
+        let mut logits = owned(only(tensors));
+        let [_, vocabulary] = logits.shape().dims();
+        let gradient = values(&gradient);
+        let piece = rows_of(vocabulary);
+        let arch = arch();
+        let work = |(i, logits): (usize, &mut [f32])| {
+            vectorised!(arch, {
+                for (j, x) in logits.chunks_exact_mut(vocabulary).enumerate() {
+                    let r = i * piece + j;
+                    let Some(target) = self.0[r] else {
+                        x.fill(0.0);
+                        continue;
+                    };
+                    let most = largest(x);
+                    x.iter_mut().for_each(|x| *x = exp_negative(*x - most));
+                    let share = gradient[r]
+                        / sum_of(
+                            x,
+                            #[inline(always)]
+                            |x| x,
+                        );
+                    x.iter_mut().for_each(|p| *p *= share);
+                    x[target as usize] -= gradient[r];
+                }
+            });
+        };
+        if vocabulary > 0 {
+            logits
+                .storage_mut::<f32>()
+                .par_chunks_mut(piece * vocabulary)
+                .enumerate()
+                .for_each(work);
         }
+        vec![Some(logits)]
     }
 
-    let (logits, node) = {
-        let node = logits.node();
-        (logits.into_parts().0, node)
-    };
-    match NextToken.prepare::<C>([node]).compute_bound().stateful() {
-        OpsKind::Tracked(prepared) => {
-            let saved = Saved {
-                targets: targets.clone(),
-                logits: logits.clone(),
-            };
-            prepared.finish(saved, B::next_token_cross_entropy(targets, logits))
+    fn plain<B: Backend>(self, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+        let logits = only(tensors);
+        let [rows, vocabulary] = logits.shape().dims();
+        if rows * vocabulary == 0 {
+            return B::float_zeros(Shape::new([rows]), &logits.device(), logits.dtype().into());
         }
-        OpsKind::UnTracked(prepared) => prepared.finish(B::next_token_cross_entropy(targets, logits)),
+        let (index, none) = indices::<B>(&self.0, &logits);
+        let losses = B::float_neg(B::float_gather(1, B::log_softmax(logits, 1), index));
+        B::float_reshape(B::float_mask_fill(losses, none, 0.0f32.into()), Shape::new([rows]))
+    }
+
+    fn plain_backward<B: Backend>(
+        self,
+        tensors: Vec<FloatTensor<B>>,
+        gradient: FloatTensor<B>,
+        _: &[bool],
+    ) -> Vec<Option<FloatTensor<B>>> {
+        let logits = only(tensors);
+        let [rows, vocabulary] = logits.shape().dims();
+        if rows * vocabulary == 0 {
+            return vec![Some(logits)];
+        }
+        let (index, none) = indices::<B>(&self.0, &logits);
+        let gradient = B::float_reshape(gradient, Shape::new([rows, 1]));
+        let d = B::float_mul(B::softmax(logits, 1), gradient.clone());
+        let d = B::float_scatter(1, d, index, B::float_neg(gradient), IndexingUpdateOp::Add);
+        let none = B::bool_expand(none, Shape::new([rows, vocabulary]));
+        vec![Some(B::float_mask_fill(d, none, 0.0f32.into()))]
     }
 }
 
@@ -202,7 +148,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::slices::contiguous;
+    use crate::tests::{Way, gradients, result};
     use crate::vector::{Path, with_path};
+
+    type Targets = std::sync::Arc<[Option<u32>]>;
 
     fn numbers(n: usize, seed: usize, scale: f32) -> Vec<f32> {
         let one = |i: usize| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0;
@@ -238,23 +188,30 @@ mod tests {
         (losses, d)
     }
 
-    type Run = (
-        fn(Targets, FloatTensor<Flex>) -> FloatTensor<Flex>,
-        fn(Targets, FloatTensor<Flex>, FloatTensor<Flex>) -> FloatTensor<Flex>,
-    );
-    const OURS: Run = (forward, backward);
-    const PLAIN: Run = (plain::<Flex>, plain_backward::<Flex>);
-
-    fn run((forward, backward): Run, x: &[f32], targets: &Targets, gradient: &[f32]) -> [Vec<f32>; 2] {
+    fn run(way: Way, x: &[f32], targets: &Targets, gradient: &[f32]) -> [Vec<f32>; 2] {
         let (rows, vocabulary) = (targets.len(), x.len() / targets.len().max(1));
         let logits = tensor(x.to_vec(), [rows, vocabulary]);
-        let losses = forward(targets.clone(), logits.clone());
+        let losses = result(way, NextToken(targets.clone()), vec![logits.clone()]);
         assert_eq!(losses.shape().dims(), [rows]);
-        let d = backward(targets.clone(), logits.clone(), tensor(gradient.to_vec(), [rows]));
+        let d = gradient_of(way, targets, &logits, tensor(gradient.to_vec(), [rows]));
         assert_eq!(d.shape().dims(), [rows, vocabulary]);
         let same = values(&logits).iter().zip(x).all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(same, "logits that someone else holds");
         [losses, d].map(|t| values(&contiguous(t)).to_vec())
+    }
+
+    fn gradient_of(
+        way: Way,
+        targets: &Targets,
+        logits: &FloatTensor<Flex>,
+        gradient: FloatTensor<Flex>,
+    ) -> FloatTensor<Flex> {
+        only(gradients(
+            way,
+            NextToken(targets.clone()),
+            vec![logits.clone()],
+            gradient,
+        ))
     }
 
     fn check(found: &[Vec<f32>; 2], x: &[f32], targets: &Targets, gradient: &[f32]) {
@@ -277,12 +234,12 @@ mod tests {
                 let (x, g) = (numbers(rows * vocabulary, 1, scale), numbers(rows, 2, 1.0));
                 let targets = some(rows, vocabulary);
                 for path in Path::ALL.into_iter().filter(|path| path.is_available()) {
-                    with_path(path, || check(&run(OURS, &x, &targets, &g), &x, &targets, &g));
+                    with_path(path, || check(&run(Way::Ours, &x, &targets, &g), &x, &targets, &g));
                 }
             }
             let (x, g) = (numbers(rows * vocabulary, 1, 10.0), numbers(rows, 2, 1.0));
             let targets = some(rows, vocabulary);
-            check(&run(PLAIN, &x, &targets, &g), &x, &targets, &g);
+            check(&run(Way::Plain, &x, &targets, &g), &x, &targets, &g);
         }
     }
 
@@ -296,8 +253,8 @@ mod tests {
                 true => (0..rows).map(|r| Some(((r * seed) % vocabulary) as u32)).collect(),
                 false => some(rows, vocabulary),
             };
-            check(&run(OURS, &x, &targets, &g), &x, &targets, &g);
-            check(&run(PLAIN, &x, &targets, &g), &x, &targets, &g);
+            check(&run(Way::Ours, &x, &targets, &g), &x, &targets, &g);
+            check(&run(Way::Plain, &x, &targets, &g), &x, &targets, &g);
         }
     }
 
@@ -305,12 +262,12 @@ mod tests {
     fn the_gradient_is_the_slope_of_the_loss() {
         let (rows, vocabulary) = (4, 9);
         let (x, targets) = (numbers(rows * vocabulary, 5, 2.0), some(rows, vocabulary));
-        let [_, d] = run(OURS, &x, &targets, &[1.0; 4]);
+        let [_, d] = run(Way::Ours, &x, &targets, &[1.0; 4]);
         for (at, d) in d.iter().enumerate() {
             let loss = |by: f32| {
                 let mut x = x.clone();
                 x[at] += by;
-                run(OURS, &x, &targets, &[1.0; 4])[0]
+                run(Way::Ours, &x, &targets, &[1.0; 4])[0]
                     .iter()
                     .map(|&v| f64::from(v))
                     .sum::<f64>()
@@ -322,16 +279,13 @@ mod tests {
 
     #[test]
     fn no_rows_and_no_vocabulary_give_no_losses_and_zeros() {
-        for way in [OURS, PLAIN] {
+        for way in [Way::Ours, Way::Plain] {
             for (rows, vocabulary) in [(0, 5), (0, 0), (3, 0)] {
                 let targets: Targets = vec![None; rows].into();
-                let losses = way.0(targets.clone(), tensor(Vec::new(), [rows, vocabulary]));
+                let logits = tensor(Vec::new(), [rows, vocabulary]);
+                let losses = result(way, NextToken(targets.clone()), vec![logits.clone()]);
                 assert_eq!(values(&losses), vec![0.0; rows]);
-                let d = way.1(
-                    targets,
-                    tensor(Vec::new(), [rows, vocabulary]),
-                    tensor(vec![1.0; rows], [rows]),
-                );
+                let d = gradient_of(way, &targets, &logits, tensor(vec![1.0; rows], [rows]));
                 assert_eq!(d.shape().dims(), [rows, vocabulary]);
             }
         }
@@ -355,7 +309,7 @@ mod tests {
             for (row, columns) in [(0, 5..6), (1, 31..32), (3, 0..37), (2, 3..9)] {
                 let (mut x, g) = (numbers(rows * vocabulary, 1, 3.0), numbers(rows, 2, 1.0));
                 x[row * vocabulary..][columns].fill(wrong);
-                let kinds = [OURS, PLAIN]
+                let kinds = [Way::Ours, Way::Plain]
                     .map(|way| run(way, &x, &targets, &g).map(|values| values.iter().map(kind).collect::<Vec<f32>>()));
                 assert_eq!(kinds[0], kinds[1], "{wrong} in row {row}");
                 assert!(row != 2 || kinds[0].iter().flatten().all(|&kind| kind == 0.0));
@@ -373,7 +327,7 @@ mod tests {
         );
         let bytes = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let found = pool.install(|| run(OURS, &x, &targets, &g));
+            let found = pool.install(|| run(Way::Ours, &x, &targets, &g));
             found.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
         };
         let one = bytes(1);
@@ -384,7 +338,13 @@ mod tests {
     fn the_gradient_takes_the_memory_of_logits_that_nothing_else_holds() {
         let logits = tensor(numbers(20, 1, 1.0), [4, 5]);
         let place = values(&logits).as_ptr();
-        let d = backward(some(4, 5), logits, tensor(vec![1.0; 4], [4]));
+        let d = gradients(
+            Way::Ours,
+            NextToken(some(4, 5)),
+            vec![logits],
+            tensor(vec![1.0; 4], [4]),
+        )
+        .remove(0);
         assert_eq!(values(&d).as_ptr(), place);
     }
 

@@ -32,6 +32,11 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 
+/// The tensor of an operation that has one.
+pub(crate) fn only<T>(tensors: Vec<T>) -> T {
+    tensors.into_iter().next().expect("the operation's tensor")
+}
+
 /// Whether all of them hold 32-bit floats: the kernels know no others.
 pub(crate) fn all_f32<'a>(tensors: impl IntoIterator<Item = &'a FlexTensor>) -> bool {
     tensors

@@ -11,8 +11,46 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::TensorData;
 
+use crate::operation::Kernel;
 use crate::slices::contiguous;
-use crate::{AdamStep, Attention, Entry, Form, Kernels, SoftTargets, Tensors, Wanted};
+use crate::{AdamStep, Attention, Entry, Form, Gather, Gelu, GroupNorm, Kernels, Operation, SoftTargets, Tensors};
+
+/// What computes an operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    /// The CPU's own kernel.
+    Ours,
+    /// Operations that every backend has.
+    Plain,
+}
+
+/// The result of an operation.
+pub(crate) fn result(way: Way, operation: impl Into<Operation>, tensors: Vec<FlexTensor>) -> FlexTensor {
+    match way {
+        Way::Ours => Flex::run(operation.into(), Tensors(tensors)),
+        Way::Plain => operation.into().plain::<Flex>(tensors),
+    }
+}
+
+/// The gradients of an operation for all tensors that have one.
+pub(crate) fn gradients(
+    way: Way,
+    operation: impl Into<Operation>,
+    mut tensors: Vec<FlexTensor>,
+    gradient: FlexTensor,
+) -> Vec<FlexTensor> {
+    let operation = operation.into();
+    let wanted = vec![true; operation.tracked(tensors.len())];
+    let count = wanted.len();
+    tensors.truncate(operation.kept(tensors.len()));
+    let found = match way {
+        Way::Ours => Flex::gradients(operation, Tensors(tensors), gradient, wanted),
+        Way::Plain => operation.plain_backward::<Flex>(tensors, gradient, &wanted),
+    };
+    let found: Vec<_> = found.into_iter().flatten().collect();
+    assert_eq!(found.len(), count, "gradients that are wanted");
+    found
+}
 
 type Run = Box<dyn Fn(Vec<FlexTensor>) -> Vec<FlexTensor> + Send + Sync>;
 
@@ -96,6 +134,30 @@ impl Draw {
     }
 }
 
+impl Case {
+    /// An operation on tensors and, behind them, the gradient of its result.
+    fn of(operation: impl Into<Operation>, name: String, inputs: Vec<FlexTensor>) -> Self {
+        let operation = operation.into();
+        let run = |way| -> Run {
+            let operation = operation.clone();
+            Box::new(move |mut tensors| {
+                let gradient = tensors.pop().unwrap();
+                let mut all = vec![result(way, operation.clone(), tensors.clone())];
+                all.extend(gradients(way, operation.clone(), tensors, gradient));
+                all
+            })
+        };
+        Self {
+            name,
+            inputs,
+            kernel: run(Way::Ours),
+            plain: run(Way::Plain),
+            floor: 1.0,
+            apart: true,
+        }
+    }
+}
+
 /// All of a linear layer; its gradients as well, of everything.
 fn linear(form: Form, [rows, inputs, outputs]: [usize; 3], seed: u64) -> Case {
     let mut draw = Draw(seed);
@@ -113,36 +175,10 @@ fn linear(form: Form, [rows, inputs, outputs]: [usize; 3], seed: u64) -> Case {
     tensors.extend(form.layer_scale.then(|| draw.tensor(&[outputs], 1.0)));
     tensors.extend(form.residual.then(|| draw.tensor(&[rows, outputs], 1.0)));
     tensors.push(draw.tensor(&[rows, outputs], 1.0));
-    let wanted = Wanted {
-        input: true,
-        weight: true,
-    };
-    let run = move |kernel: bool| -> Run {
-        Box::new(move |mut all| {
-            let gradient = all.pop().unwrap();
-            let y = match kernel {
-                true => Flex::fused_linear(form, Tensors(all.clone())),
-                false => crate::linear::plain::<Flex>(form, all.clone()),
-            };
-            if form.residual {
-                all.pop();
-            }
-            let gradients = match kernel {
-                true => Flex::fused_linear_backward(form, Tensors(all), gradient, wanted),
-                false => crate::linear::plain_backward::<Flex>(form, all, gradient, wanted),
-            };
-            [y].into_iter()
-                .chain(gradients.into_iter().map(Option::unwrap))
-                .collect()
-        })
-    };
+    let name = format!("linear {form:?} of {rows} x {inputs} x {outputs}, seed {seed}");
     Case {
-        name: format!("linear {form:?} of {rows} x {inputs} x {outputs}, seed {seed}"),
-        inputs: tensors,
-        kernel: run(true),
-        plain: run(false),
-        floor: 1.0,
         apart: !form.layer_scale,
+        ..Case::of(form, name, tensors)
     }
 }
 
@@ -179,31 +215,7 @@ fn attention(form: Attention, groups: usize, seed: u64) -> Case {
     }
     tensors.push(draw.tensor(&[rows, form.heads * form.head_dim], 1.0));
     let name = format!("{form:?}, {groups} biases, seed {seed}");
-    let run = move |kernel: bool| -> Run {
-        let form = form.clone();
-        Box::new(move |mut all| {
-            let gradient = all.pop().unwrap();
-            let (y, gradients) = match kernel {
-                true => (
-                    Flex::fused_attention(form.clone(), Tensors(all.clone())),
-                    Flex::fused_attention_backward(form.clone(), Tensors(all), gradient),
-                ),
-                false => (
-                    crate::attention::plain::<Flex>(form.clone(), all.clone()),
-                    crate::attention::plain_backward::<Flex>(form.clone(), all, gradient),
-                ),
-            };
-            [y].into_iter().chain(gradients).collect()
-        })
-    };
-    Case {
-        name,
-        inputs: tensors,
-        kernel: run(true),
-        plain: run(false),
-        floor: 1.0,
-        apart: true,
-    }
+    Case::of(form, name, tensors)
 }
 
 /// Cross-entropy against `sets` tensors of `own` rows of targets, where every third row of logits has none.
@@ -228,29 +240,10 @@ fn soft_cross_entropy([rows, columns, sets, own]: [usize; 4], temperature: f64, 
     }));
     tensors.push(draw.tensor(&[sets, rows], 1.0));
     let name = format!("cross-entropy of {rows} x {columns} against {sets} of {own} at {temperature}, seed {seed}");
-    let run = move |kernel: bool| -> Run {
-        let form = form.clone();
-        Box::new(move |mut all| {
-            let gradient = all.pop().unwrap();
-            match kernel {
-                true => vec![
-                    Flex::soft_cross_entropy(form.clone(), Tensors(all.clone())),
-                    Flex::soft_cross_entropy_backward(form.clone(), Tensors(all), gradient),
-                ],
-                false => vec![
-                    crate::cross_entropy::plain::<Flex>(form.clone(), all.clone()),
-                    crate::cross_entropy::plain_backward::<Flex>(form.clone(), all, gradient),
-                ],
-            }
-        })
-    };
     Case {
-        name,
-        inputs: tensors,
-        kernel: run(true),
-        plain: run(false),
         floor: (0.1 / temperature) as f32,
         apart: false,
+        ..Case::of(form, name, tensors)
     }
 }
 
@@ -291,24 +284,43 @@ fn sinkhorn([rows, columns]: [usize; 2], (range, temperature): (f32, f64), round
 
 fn gelu(shape: &[usize], seed: u64) -> Case {
     let mut draw = Draw(seed);
+    let inputs = vec![draw.tensor(shape, 6.0), draw.tensor(shape, 1.0)];
+    Case::of(Gelu, format!("GELU of {shape:?}, seed {seed}"), inputs)
+}
+
+/// Rows of a matrix, about one in five of them none.
+fn gather([rows, height, width]: [usize; 3], seed: u64) -> Case {
+    let mut draw = Draw(seed);
+    let source = |draw: &mut Draw| (draw.below(5) > 0 && height > 0).then(|| draw.below(height) as u32);
+    let sources: Vec<_> = (0..rows).map(|_| source(&mut draw)).collect();
+    let inputs = vec![draw.tensor(&[height, width], 1.0), draw.tensor(&[rows, width], 1.0)];
+    let name = format!("{rows} of {height} rows of {width}, seed {seed}");
+    Case::of(Gather::new(sources.into(), [height, width]), name, inputs)
+}
+
+/// GroupNorm with all that may stand behind it.
+fn group_norm(form: GroupNorm, shape: [usize; 4], residual: bool, seed: u64) -> Case {
+    let mut draw = Draw(seed);
+    let mut inputs = vec![draw.tensor(&shape, 2.0)];
+    inputs.extend([1.5, 1.0].map(|range| draw.tensor(&[shape[1]], range)));
+    inputs.extend(residual.then(|| draw.tensor(&shape, 1.0)));
+    inputs.push(draw.tensor(&shape, 1.0));
+    let name = format!("{form:?} of {shape:?}, residual {residual}, seed {seed}");
     Case {
-        name: format!("GELU of {shape:?}, seed {seed}"),
-        inputs: vec![draw.tensor(shape, 6.0), draw.tensor(shape, 1.0)],
-        kernel: Box::new(|all| {
-            let [x, gradient] = all.try_into().unwrap();
-            vec![Flex::exact_gelu(x.clone()), Flex::exact_gelu_backward(x, gradient)]
-        }),
-        plain: Box::new(|all| {
-            use burn::backend::ops::ActivationOps;
-            let [x, gradient] = all.try_into().unwrap();
-            vec![
-                Flex::gelu(x.clone()),
-                <Flex as ActivationOps<Flex>>::gelu_backward(x, gradient),
-            ]
-        }),
-        floor: 1.0,
-        apart: true,
+        apart: false,
+        ..Case::of(form, name, inputs)
     }
+}
+
+/// Each form of GroupNorm in some number of groups.
+fn group_norms(groups: usize, shape: [usize; 4], seed: u64) -> impl Iterator<Item = Case> {
+    [(false, false), (true, false), (true, true), (false, true)]
+        .into_iter()
+        .map(move |(relu, residual)| {
+            let epsilon = 0.01;
+            let form = GroupNorm { groups, epsilon, relu };
+            group_norm(form, shape, residual, seed)
+        })
 }
 
 /// AdamW of tensors of these sizes, the second of which is to keep its weight.
@@ -400,6 +412,8 @@ fn all() -> Vec<Case> {
     cases.push(tempered_softmax([5, 37], 0.07, 5));
     cases.extend([1, 3].map(|rounds| sinkhorn([9, 21], (1.0, 0.05), rounds, 6)));
     cases.push(gelu(&[5, 37], 7));
+    cases.push(gather([23, 9, 19], 21));
+    cases.extend(group_norms(2, [3, 6, 5, 7], 23));
     cases.push(adamw(&[37, 5, 1], 8));
     cases.push(square_sums(&[37, 5, 1], 9));
     cases.push(average(&[37, 5, 1], 10));
@@ -427,6 +441,8 @@ fn large() -> Vec<Case> {
     cases.push(tempered_softmax([70, 1501], 0.07, 15));
     cases.push(sinkhorn([70, 1501], (1.0, 0.05), 3, 16));
     cases.push(gelu(&[70_001], 17));
+    cases.push(gather([2003, 1009, 67], 22));
+    cases.extend(group_norms(4, [5, 12, 37, 41], 24));
     let sizes = [70_001, 5, 16_385];
     cases.extend([adamw(&sizes, 18), square_sums(&sizes, 19), average(&sizes, 20)]);
     cases

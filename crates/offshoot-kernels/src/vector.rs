@@ -167,11 +167,60 @@ pub(crate) fn copied<'a>(blank: &'a mut Blank, values: &[f32]) -> &'a mut [f32] 
     }
 }
 
+/// `blank` with each row of `width` values, and what is left of one, written by `work`, which gets the row's number and its blank
+/// memory and returns that memory written to.
+pub(crate) fn in_rows<F>(blank: &mut Blank, width: usize, mut work: F) -> &mut [f32]
+where
+    F: for<'a> FnMut(usize, &'a mut Blank) -> &'a mut [f32],
+{
+    for (r, row) in blank.chunks_mut(width.max(1)).enumerate() {
+        checked(row, |row| work(r, row));
+    }
+    // SAFETY: each of the rows, which together are all of it, came back as written.
+    #[allow(unsafe_code, reason = "memory cannot know that it was written")]
+    unsafe {
+        &mut *(std::ptr::from_mut(blank) as *mut [f32])
+    }
+}
+
+/// Fails unless `work` returns the memory that it was given.
+fn checked(blank: &mut Blank, work: impl for<'a> FnOnce(&'a mut Blank) -> &'a mut [f32]) {
+    let asked = (blank.as_ptr() as usize, blank.len());
+    let written = work(blank);
+    let written = (written.as_ptr() as usize, written.len());
+    assert!(written == asked, "another piece came back");
+}
+
 /// Buffers made in pieces: `sizes` are those of each piece in each buffer. `work` gets a piece's number and its blank memory in
 /// each buffer, and returns that memory written to. A buffer that is overwritten anyway is never cleared first.
 pub(crate) fn build_pieces<const N: usize, F>(sizes: &[[usize; N]], work: F) -> [Vec<f32>; N]
 where
     F: for<'a> Fn(usize, [&'a mut Blank; N]) -> [&'a mut [f32]; N] + Sync,
+{
+    build_bundles(
+        sizes,
+        sizes.len(),
+        |i| i,
+        |i, mut pieces| {
+            let piece = pieces.pop().expect("each piece is a bundle");
+            vec![work(i, piece)]
+        },
+    )
+}
+
+/// Memory of one piece in each buffer, before and after it was written to.
+type Pieces<'a, T, const N: usize> = Vec<[&'a mut [T]; N]>;
+
+/// Buffers made as by [`build_pieces`], but in `bundles` of pieces that need not lie side by side: `work` gets the number of one,
+/// and its pieces in their order.
+pub(crate) fn build_bundles<const N: usize, F>(
+    sizes: &[[usize; N]],
+    bundles: usize,
+    bundle_of: impl Fn(usize) -> usize,
+    work: F,
+) -> [Vec<f32>; N]
+where
+    F: for<'a> Fn(usize, Pieces<'a, MaybeUninit<f32>, N>) -> Pieces<'a, f32, N> + Sync,
 {
     let lens: [usize; N] = std::array::from_fn(|b| sizes.iter().map(|piece| piece[b]).sum());
     let mut buffers: [Vec<f32>; N] = lens.map(Vec::with_capacity);
@@ -180,23 +229,25 @@ where
         let len = *lens_left.next().expect("one a buffer");
         &mut buffer.spare_capacity_mut()[..len]
     });
-    let mut pieces: Vec<[&mut Blank; N]> = Vec::with_capacity(sizes.len());
-    for piece in sizes {
+    let mut all: Vec<Vec<[&mut Blank; N]>> = (0..bundles).map(|_| Vec::new()).collect();
+    for (i, piece) in sizes.iter().enumerate() {
         let mut sizes = piece.iter();
-        pieces.push(rests.each_mut().map(|rest| {
+        all[bundle_of(i)].push(rests.each_mut().map(|rest| {
             let (part, after) = std::mem::take(rest).split_at_mut(*sizes.next().expect("one a buffer"));
             *rest = after;
             part
         }));
     }
-    let checked = |(i, piece): (usize, [&mut Blank; N])| {
-        let asked = piece.each_ref().map(|blank| (blank.as_ptr() as usize, blank.len()));
-        let written = work(i, piece).map(|values| (values.as_ptr() as usize, values.len()));
-        assert!(written == asked, "another piece came back");
+    let checked = |(i, pieces): (usize, Vec<[&mut Blank; N]>)| {
+        let place = |piece: &[&mut Blank; N]| piece.each_ref().map(|blank| (blank.as_ptr() as usize, blank.len()));
+        let asked: Vec<_> = pieces.iter().map(place).collect();
+        let written = work(i, pieces).into_iter();
+        let written = written.map(|piece| piece.map(|values| (values.as_ptr() as usize, values.len())));
+        assert!(written.eq(asked), "another piece came back");
     };
-    match pieces.len() {
-        1 => pieces.into_iter().enumerate().for_each(checked),
-        _ => pieces.into_par_iter().enumerate().for_each(checked),
+    match bundles {
+        1 => all.into_iter().enumerate().for_each(checked),
+        _ => all.into_par_iter().enumerate().for_each(checked),
     }
     for (buffer, len) in buffers.iter_mut().zip(lens) {
         // SAFETY: each of the pieces, which together are the first `len` elements, came back as written.

@@ -130,17 +130,27 @@ impl Model {
 
     /// Loss terms by name, and the gradients of their total.
     fn step(&self, child: &Child, loss: &LossRecipe, batch: &Batch) -> (BTreeMap<String, f64>, Gradients) {
+        let elastic = Elastic {
+            network: child.network.as_ref(),
+            plan: &child.plan,
+        };
+        self.step_with(Some(&elastic), loss, batch)
+    }
+
+    /// The same for any elastic student, or none.
+    fn step_with(
+        &self,
+        elastic: Option<&Elastic>,
+        loss: &LossRecipe,
+        batch: &Batch,
+    ) -> (BTreeMap<String, f64>, Gradients) {
         let tracked = self.student.tracked();
         let objective = Objective {
             network: &self.network,
             heads: &self.heads,
             loss,
         };
-        let elastic = Elastic {
-            network: child.network.as_ref(),
-            plan: &child.plan,
-        };
-        let terms = objective.losses(&tracked, &self.teacher, &elastic, batch, 0.05, &mut |_| {
+        let terms = objective.losses(&tracked, &self.teacher, elastic, batch, 0.05, &mut |_| {
             Box::new(KeepAll)
         });
         let values = terms.values().into_iter().collect();
@@ -581,6 +591,66 @@ fn the_total_is_the_weighted_sum_of_its_terms() {
         }
     }
     close("total", terms["total"], total, 1e-5 * total);
+}
+
+/// Without an elastic student a step is the intact student's part of the usual one, at full weight.
+#[test]
+fn a_network_alone_has_the_intact_students_part_of_the_loss() {
+    let model = Model::usual();
+    let batch = batch(3, 2, some);
+    let (alone, gradients) = model.step_with(None, &loss(0.8, 0.1), &batch);
+    let beside = model.terms(&model.child(4, 2), &loss(0.8, 0.1), &batch);
+    let mut total = alone["koleo"];
+    for i in 0..2 {
+        for term in ["local", "global", "patch"] {
+            let name = format!("head{i}.intact.{term}");
+            assert!(alone[&name] == beside[&name] && alone[&name] > 0.0, "{name}");
+            total += alone[&name] / 2.0;
+        }
+    }
+    assert_eq!(alone.len(), 2 * 3 + 2, "no other term: {:?}", alone.keys());
+    close("total", alone["total"], total, 1e-6 * total);
+    // KoLeo of two equal students is twice that of one.
+    let twice = model.terms(&model.full(), &loss(0.8, 0.1), &batch)["koleo"];
+    close("KoLeo", alone["koleo"], twice / 2.0, 1e-6 * twice.abs());
+    assert_ne!(alone["koleo"], 0.0);
+    // An elastic student of no weight that is the intact one moves nothing: the same gradients, with KoLeo counted once.
+    let (_, weightless) = model.step(&model.full(), &loss(1.0, 0.05), &batch);
+    for (name, ours) in &gradients {
+        let largest = ours.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        for (a, b) in ours.iter().zip(&weightless[name]) {
+            assert!((a - b).abs() <= 1e-5 * largest.max(1e-3), "{name}: {a} and {b}");
+        }
+    }
+}
+
+/// Without the same-view terms the rest of the loss is as it was.
+#[test]
+fn turning_the_same_view_terms_off_takes_away_them_alone() {
+    let model = Model::usual();
+    let (child, batch) = (model.child(8, 2), batch(3, 2, some));
+    let with = model.terms(&child, &loss(0.7, 0.1), &batch);
+    let off = LossRecipe {
+        same_view: false,
+        ..loss(0.7, 0.1)
+    };
+    let without = model.terms(&child, &off, &batch);
+    let mut difference = 0.0;
+    for (name, value) in &with {
+        if name.contains("same_view") {
+            assert!(!without.contains_key(name) && *value > 0.0);
+            difference += 0.3 * value / 2.0;
+        } else if name != "total" {
+            assert_eq!(without[name], *value, "{name}");
+        }
+    }
+    assert_eq!(without.len(), with.len() - 4);
+    close(
+        "total",
+        without["total"],
+        with["total"] - difference,
+        1e-5 * with["total"],
+    );
 }
 
 /// Work is cut by sizes alone. The model is large enough for every operation to be cut into several pieces.

@@ -231,6 +231,7 @@ fn replay(folder: &Path) {
     plan.extend(compile(&fixture.heads.specs(), None, &view).unwrap());
     let loss = LossRecipe {
         lambda: fixture.hyper("lambda_"),
+        same_view: true,
         student_temperature: fixture.hyper("temp_student"),
         ibot_weight: fixture.hyper("ibot_weight"),
         koleo_weight: fixture.hyper("koleo_weight"),
@@ -248,9 +249,14 @@ fn replay(folder: &Path) {
 
     let tracked = student.tracked();
     let temperature = fixture.hyper("temp_teacher");
-    let terms = objective.losses(&tracked, &teacher, &elastic, &fixture.batch(), temperature, &mut |_| {
-        Box::new(KeepAll)
-    });
+    let terms = objective.losses(
+        &tracked,
+        &teacher,
+        Some(&elastic),
+        &fixture.batch(),
+        temperature,
+        &mut |_| Box::new(KeepAll),
+    );
     let values: BTreeMap<String, f64> = terms.values().into_iter().collect();
     let expected = fixture.case["losses"].as_object().unwrap();
     assert_eq!(values.len(), expected.len(), "{:?}", values.keys());

@@ -12,7 +12,7 @@
 //! # let catalog = Catalog {
 //! #     format: 1, version: "0.1.0".into(), method: "elastic".into(), seed: 0, space: None, score: "knn@20".into(),
 //! #     parent: ParentRef { path: "parent".into(), hash: "00".into(), architecture: Architecture::Vit(parent) },
-//! #     data: DataRef { path: "/data".into(), labels: true, fingerprint: "00".into(), split_seed: 0, val: 0.1, test: 0.1,
+//! #     data: DataRef { path: "/data".into(), test_path: None, labels: true, fingerprint: "00".into(), split_seed: 0, val: 0.1, test: 0.1,
 //! #         preprocessing: Preprocessing { resize: 32, crop: 32, channels: 3, mean: vec![], std: vec![] } },
 //! #     children: vec![],
 //! # };

@@ -6,6 +6,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Value};
 use offshoot_family::Catalog;
+use offshoot_family::catalog::DataRef;
 use serde::Serialize;
 
 use crate::curves::{Panel, curves};
@@ -116,6 +117,17 @@ pub(crate) fn render(catalog: &Catalog, run: &RunFacts) -> Result<String, Report
         .render(Value::from(Serde(&page)))?)
 }
 
+/// What is not trained on.
+fn held_out(data: &DataRef) -> String {
+    match &data.test_path {
+        Some(path) => format!(
+            "{} val, split seed {}; all of {path} to test",
+            data.val, data.split_seed
+        ),
+        None => format!("{} val, {} test, split seed {}", data.val, data.test, data.split_seed),
+    }
+}
+
 /// What stands in the catalog about the family as a whole.
 fn facts(catalog: &Catalog) -> Vec<(&'static str, String)> {
     let data = &catalog.data;
@@ -129,10 +141,7 @@ fn facts(catalog: &Catalog) -> Vec<(&'static str, String)> {
         ("Data", data.path.clone()),
         ("Data fingerprint", data.fingerprint.clone()),
         ("Labels", if data.labels { "used" } else { "not used" }.into()),
-        (
-            "Held out",
-            format!("{} val, {} test, split seed {}", data.val, data.test, data.split_seed),
-        ),
+        ("Held out", held_out(data)),
     ];
     let colour = if input.channels == 1 { "grey" } else { "colour" };
     let mut how = format!("resize {}, crop {}, {colour}", input.resize, input.crop);

@@ -18,6 +18,7 @@ pub mod safetensors;
 pub mod shards;
 pub mod spec;
 pub mod start;
+pub mod swin;
 pub mod tensor;
 pub mod vit;
 pub mod weights;

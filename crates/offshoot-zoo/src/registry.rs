@@ -1,8 +1,9 @@
 //! Which code runs which architecture: the one place that tells architectures apart.
 
-use offshoot_family::{Architecture, Vit};
+use offshoot_family::{Architecture, Swin, Vit};
 
 use crate::network::{Network, NetworkError, SpaceBounds};
+use crate::swin::SwinNetwork;
 use crate::vit::VitNetwork;
 
 /// The network of an architecture.
@@ -15,6 +16,10 @@ pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkErro
             vit.check()?;
             Ok(Box::new(VitNetwork::new(vit.clone())))
         }
+        Architecture::Swin(swin) => {
+            swin.check()?;
+            Ok(Box::new(SwinNetwork::new(swin.clone())))
+        }
         other => Err(NetworkError::Space(format!(
             "this version has no network for {other:?}"
         ))),
@@ -22,7 +27,7 @@ pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkErro
 }
 
 /// Families that can be trained.
-pub const FAMILIES: [&str; 1] = ["vit"];
+pub const FAMILIES: [&str; 2] = ["vit", "swin"];
 
 /// POA's intact network of a family and the bounds of its space (elastic.md sections 2.2 to 2.4); none if there is no such
 /// family. Image side and channels are left to the data.
@@ -48,6 +53,21 @@ pub fn paper(family: &str) -> Option<(Architecture, SpaceBounds)> {
                 classes: 0,
             };
             Some((Architecture::Vit(vit), bounds(384, &[12])))
+        }
+        "swin" => {
+            let swin = Swin {
+                width: 128,
+                depths: vec![2, 2, 18, 2],
+                head_dim: 16,
+                window: 7,
+                mlp_ratio: 4,
+                patch: 4,
+                image: 0,
+                channels: 0,
+                norm_eps: 1e-5,
+                classes: 0,
+            };
+            Some((Architecture::Swin(swin), bounds(96, &[2, 2, 6, 2])))
         }
         _ => None,
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use offshoot_family::{Architecture, Operator, Shape, Space, View, Vit};
 
-use crate::block::{self, on_subset};
+use crate::block::{self, Block, BlockSpecs, on_subset};
 use crate::layout::{Layout, vit_layout};
 use crate::network::{DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, kept_blocks};
 use crate::positions;
@@ -30,25 +30,12 @@ impl VitNetwork {
         Self { vit }
     }
 
-    /// `[b, c, s, s]` images to `[b, patches, width]`. A stride as large as the kernel makes the convolution one matrix
-    /// product over unfolded patches.
+    /// `[b, c, s, s]` images to `[b, patches, width]`.
     fn embed(&self, weights: &Weights, images: Tensor<4>) -> Tensor<3> {
-        let Vit { patch, width, .. } = self.vit;
-        let [batch, channels, height, side] = images.dims();
-        assert!(
-            height == side && side % patch == 0,
-            "images of {height} x {side} pixels for patches of {patch}"
-        );
-        let grid = side / patch;
-        let columns = images
-            .reshape([batch, channels, grid, patch, grid, patch])
-            .permute([0, 2, 4, 1, 3, 5])
-            .reshape([batch * grid * grid, channels * patch * patch]);
-        let kernel = weights.tensor::<2>("patch_embed.proj.weight");
-        Linear::new(kernel)
-            .bias(weights.tensor("patch_embed.proj.bias"))
-            .forward(columns)
-            .reshape([batch, grid * grid, width])
+        let [batch, ..] = images.dims();
+        let rows = block::embed_patches(weights, images, self.vit.patch);
+        let patches = rows.dims()[0] / batch;
+        rows.reshape([batch, patches, self.vit.width])
     }
 
     /// `[1, 1 + side * side, width]` positions for a grid of `side`.
@@ -74,84 +61,30 @@ impl VitNetwork {
         sequences: Vec<(usize, usize)>,
         x: Tensor<2>,
     ) -> (Linear, Tensor<2>) {
-        let vector = |leaf: &str| weights.tensor::<1>(&format!("{block}.{leaf}"));
-        let layer = |leaf: &str| {
-            Linear::new(weights.tensor(&format!("{block}.{leaf}.weight"))).bias(vector(&format!("{leaf}.bias")))
+        let block = Block {
+            weights,
+            name: block,
+            norm_eps: self.vit.norm_eps,
+            layer_scale: self.vit.layer_scale > 0.0,
         };
-        let entry = |leaf: &str, norm: &str| {
-            let (scale, shift) = (vector(&format!("{norm}.weight")), vector(&format!("{norm}.bias")));
-            layer(leaf).layer_norm(scale, shift, self.vit.norm_eps)
-        };
-        let scaled = |linear: Linear, leaf: &str| {
-            if self.vit.layer_scale == 0.0 {
-                linear
-            } else {
-                linear.layer_scale(vector(leaf))
-            }
-        };
-        if branch == 0 {
-            let heads = self.vit.heads();
-            let form = Attention {
-                sequences,
-                heads,
-                kv_heads: heads,
-                head_dim: self.vit.head_dim,
-                causal: false,
-            };
-            let mixed = attention(form, entry("attn.qkv", "norm1").forward(x), None);
-            (scaled(layer("attn.proj"), "ls1.gamma"), mixed)
-        } else {
-            let hidden = entry("mlp.fc1", "norm2").forward(x);
-            (scaled(layer("mlp.fc2").gelu(), "ls2.gamma"), hidden)
+        if branch == 1 {
+            return block.feed_forward(x);
         }
+        let heads = self.vit.heads();
+        let form = Attention {
+            sequences,
+            heads,
+            kv_heads: heads,
+            head_dim: self.vit.head_dim,
+            causal: false,
+        };
+        (block.projection(), attention(form, block.qkv(x), None))
     }
 
     fn norm(&self, weights: &Weights, name: &str, x: Tensor<3>) -> Tensor<3> {
         let gamma = weights.tensor(&format!("{name}.weight"));
         let beta = weights.tensor(&format!("{name}.bias"));
         module::layer_norm(x, gamma, Some(beta), self.vit.norm_eps)
-    }
-
-    /// Specs of block `i`.
-    fn block_specs(&self, i: usize) -> Vec<TensorSpec> {
-        let width = self.vit.width;
-        let hidden = width * self.vit.mlp_ratio;
-        let (heads, ffn) = (format!("blocks.{i}.heads"), format!("blocks.{i}.ffn"));
-        let residual = || Dim::writes(RESIDUAL, width);
-        let reads = || Dim::reads(RESIDUAL, width);
-        let qkv = || Dim::writes(&heads, 3 * width).groups(3).entry(self.vit.head_dim);
-        let matrix = |leaf: &str, dims| TensorSpec::new(leaf, dims).init(Init::TruncatedNormal(0.02));
-        let vector = |leaf: &str, dim| TensorSpec::new(leaf, vec![dim]).undecayed();
-        let scale = Init::Constant(self.vit.layer_scale as f32);
-        let specs = [
-            vector("norm1.weight", residual()).init(Init::Constant(1.0)),
-            vector("norm1.bias", residual()),
-            matrix("attn.qkv.weight", vec![qkv(), reads()]),
-            vector("attn.qkv.bias", qkv()),
-            matrix(
-                "attn.proj.weight",
-                vec![residual(), Dim::reads(&heads, width).entry(self.vit.head_dim)],
-            ),
-            vector("attn.proj.bias", residual()),
-            vector("ls1.gamma", residual()).init(scale),
-            vector("norm2.weight", residual()).init(Init::Constant(1.0)),
-            vector("norm2.bias", residual()),
-            matrix("mlp.fc1.weight", vec![Dim::writes(&ffn, hidden), reads()]),
-            vector("mlp.fc1.bias", Dim::writes(&ffn, hidden)),
-            matrix("mlp.fc2.weight", vec![residual(), Dim::reads(&ffn, hidden)]),
-            vector("mlp.fc2.bias", residual()),
-            vector("ls2.gamma", residual()).init(scale),
-        ];
-        specs
-            .into_iter()
-            .filter(|spec| self.vit.layer_scale > 0.0 || !spec.name.ends_with(".gamma"))
-            .map(|spec| TensorSpec {
-                name: format!("blocks.{i}.{}", spec.name),
-                block: Some(i),
-                layer: Some(i + 1),
-                ..spec
-            })
-            .collect()
     }
 }
 
@@ -168,28 +101,27 @@ impl Network for VitNetwork {
             channels,
             ..
         } = self.vit;
-        let fan_in = (channels * patch * patch) as f32;
         let residual = || Dim::writes(RESIDUAL, width);
         let input = |spec: TensorSpec| TensorSpec { layer: Some(0), ..spec };
-        // PyTorch's default for a convolution: kaiming-uniform with a = sqrt(5), that is 1 / sqrt(fan in), for the bias too.
-        let bound = Init::Uniform(fan_in.sqrt().recip());
-        let kernel = vec![residual(), Dim::fixed(channels), Dim::fixed(patch), Dim::fixed(patch)];
-        let embed = |leaf: &str, dims| {
-            let spec = TensorSpec::new(format!("patch_embed.proj.{leaf}"), dims).init(bound);
-            TensorSpec {
-                patch_embed: true,
-                ..input(spec)
-            }
-        };
         let positions = vec![Dim::fixed(1 + self.vit.patches()), residual()];
         let mut specs = vec![
             input(TensorSpec::new("cls_token", vec![residual()]).init(Init::Normal(1e-6))),
             input(TensorSpec::new("mask_token", vec![residual()])),
             input(TensorSpec::new("pos_embed", positions).init(Init::TruncatedNormal(0.02))),
-            embed("weight", kernel),
-            embed("bias", vec![residual()]).undecayed(),
         ];
-        specs.extend((0..depth).flat_map(|i| self.block_specs(i)));
+        specs.extend(block::embed_specs(residual(), channels, patch));
+        for i in 0..depth {
+            let block = BlockSpecs {
+                name: format!("blocks.{i}"),
+                number: i,
+                residual: RESIDUAL.into(),
+                width,
+                head_dim: self.vit.head_dim,
+                hidden: width * self.vit.mlp_ratio,
+                layer_scale: self.vit.layer_scale,
+            };
+            specs.extend(block.specs());
+        }
         specs.push(
             TensorSpec::new("norm.weight", vec![residual()])
                 .init(Init::Constant(1.0))

@@ -362,6 +362,11 @@ pub enum Case {
     CpuM,
     /// POA's ViT-L/16 on 224 pixels, 50 images.
     VitL,
+    /// A Swin of width 96 with 2, 2, 6, 2 blocks on 64 pixels, 8 images.
+    SwinS,
+    /// A ResNet of width 64 with 2, 3, 6, 2 blocks on 64 pixels, 8 images.
+    #[value(name = "resnet-s")]
+    ResNetS,
 }
 
 /// `offshoot bench features`.

@@ -3,6 +3,7 @@
 pub mod cifar;
 pub mod folder;
 pub mod idx;
+pub mod joined;
 pub mod parquet;
 mod random_access;
 pub mod webdataset;

@@ -4,5 +4,6 @@ mod augmentation;
 mod fixtures;
 mod formats;
 mod hostile;
+mod joined;
 mod loading;
 mod sheet;

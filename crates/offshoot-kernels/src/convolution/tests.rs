@@ -4,6 +4,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use proptest::prelude::*;
 
 use super::*;
+use crate::slices::contiguous;
+use crate::tests::{Way, gradients, result};
 use crate::vector::{Path, with_path};
 
 fn numbers(n: usize, seed: usize) -> Vec<f32> {
@@ -61,21 +63,12 @@ impl Case {
         (tensors, tensor(dy, self.out()))
     }
 
-    /// Output and gradients by `forward` and `backward`.
-    fn run(
-        &self,
-        forward: impl Fn(Window, Vec<FloatTensor<Flex>>) -> FloatTensor<Flex>,
-        backward: impl Fn(Window, Vec<FloatTensor<Flex>>, FloatTensor<Flex>, Wanted) -> Vec<Option<FloatTensor<Flex>>>,
-    ) -> Vec<Vec<f32>> {
+    /// Output and gradients.
+    fn run(&self, way: Way) -> Vec<Vec<f32>> {
         let (tensors, dy) = self.primitives();
-        let all = Wanted {
-            input: true,
-            weight: true,
-        };
-        let y = forward(self.window, tensors.clone());
+        let y = result(way, self.window, tensors.clone());
         assert_eq!(y.shape().dims(), self.out());
-        let gradients = backward(self.window, tensors.clone(), dy, all);
-        let gradients: Vec<_> = gradients.into_iter().map(|g| g.expect("wanted")).collect();
+        let gradients = gradients(way, self.window, tensors.clone(), dy);
         for (gradient, tensor) in gradients.iter().zip(&tensors) {
             assert_eq!(gradient.shape(), tensor.shape());
         }
@@ -86,7 +79,7 @@ impl Case {
     }
 
     fn ours(&self) -> Vec<Vec<f32>> {
-        self.run(forward, backward)
+        self.run(Way::Ours)
     }
 
     /// The same in loops over float64.
@@ -185,7 +178,7 @@ fn outputs_and_gradients_are_those_of_loops_in_float64_on_every_path() {
 #[test]
 fn the_plain_operations_are_those_of_loops_in_float64() {
     for case in cases() {
-        case.check(&case.run(plain::<Flex>, plain_backward::<Flex>));
+        case.check(&case.run(Way::Plain));
     }
 }
 
@@ -205,7 +198,7 @@ proptest! {
         let x = [images, channels, size[0], size[1]];
         let case = Case::new(x, outputs, kernel, (stride, padding), bias);
         case.check(&case.ours());
-        case.check(&case.run(plain::<Flex>, plain_backward::<Flex>));
+        case.check(&case.run(Way::Plain));
     }
 }
 
@@ -257,18 +250,13 @@ fn what_is_no_number_goes_where_the_plain_operation_carries_it() {
                 tensor(all, t.shape())
             };
             let tensors = [vec![spoilt(&tensors[0])], tensors[1..].to_vec()].concat();
-            let y = [forward, plain::<Flex>].map(|run| values(&contiguous(run(case.window, tensors.clone()))).to_vec());
+            let ways = [Way::Ours, Way::Plain];
+            let y = ways.map(|way| values(&contiguous(result(way, case.window, tensors.clone()))).to_vec());
             assert_eq!(kind(&y[0]), kind(&y[1]), "{case:?}");
-            let all = Wanted {
-                input: true,
-                weight: true,
-            };
-            let gradients = [backward, plain_backward::<Flex>].map(|run| {
-                let found = run(case.window, tensors.clone(), spoilt(&dy), all);
-                let found = found
-                    .into_iter()
-                    .map(|t| values(&contiguous(t.expect("wanted"))).to_vec());
-                found.map(|values| kind(&values)).collect::<Vec<_>>()
+            let gradients = ways.map(|way| {
+                let found = gradients(way, case.window, tensors.clone(), spoilt(&dy));
+                let found = found.into_iter().map(|t| kind(&values(&contiguous(t)).to_vec()));
+                found.collect::<Vec<_>>()
             });
             assert_eq!(gradients[0], gradients[1], "{case:?}");
         }

@@ -97,6 +97,16 @@ proptest! {
     }
 
     #[test]
+    fn gathered_rows_agree(
+        rows in prop::sample::select(vec![0, 1, 2, 33, 1031]),
+        height in prop::sample::select(vec![0, 1, 2, 31, 517]),
+        columns in prop::sample::select(vec![0, 1, 7, 16, 67]),
+        seed: u64,
+    ) {
+        gather([rows, height, columns], seed).agrees(1e-6);
+    }
+
+    #[test]
     fn updates_agree(sizes in prop::collection::vec(prop::sample::select(vec![0, 1, 15, 17, 16_384, 16_385]), 1..5), seed: u64) {
         adamw(&sizes, seed).agrees(1e-6);
         square_sums(&sizes, seed).agrees(1e-5);
@@ -118,5 +128,26 @@ fn wide_linear_layers_agree() {
 fn the_usual_forms_agree() {
     for case in all().into_iter().chain(large()) {
         case.agrees(2e-5);
+    }
+}
+
+/// Not of any numbers: where a result is almost zero, roundings decide whether the ReLU lets it through.
+#[test]
+fn group_norms_agree() {
+    let shapes = [
+        (1, [1, 1, 1, 2]),
+        (3, [2, 3, 1, 5]),
+        (1, [2, 7, 4, 4]),
+        (7, [9, 7, 4, 4]),
+        (4, [3, 8, 7, 7]),
+        (2, [2, 4, 56, 55]),
+        (32, [2, 64, 9, 9]),
+        (2, [0, 4, 3, 3]),
+        (2, [3, 4, 0, 3]),
+    ];
+    for (seed, (groups, shape)) in shapes.into_iter().enumerate() {
+        for case in group_norms(groups, shape, seed as u64) {
+            case.agrees(1e-5);
+        }
     }
 }

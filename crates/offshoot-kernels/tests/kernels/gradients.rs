@@ -1,7 +1,10 @@
 //! Results and gradients against float64 and its central differences.
 
 use burn::tensor::Tensor;
-use offshoot_kernels::{Attention, Entry, Form, Linear, SoftTargets, attention, gelu, soft_cross_entropy};
+use offshoot_kernels::{
+    Attention, Entry, Form, GroupNorm, Linear, Rows, SoftTargets, attention, gather_rows, gelu, group_norm,
+    soft_cross_entropy,
+};
 
 use crate::numbers::{matrix, near, numbers, values, vector, wide};
 use crate::reference;
@@ -209,4 +212,102 @@ fn gelu_has_the_gradient_of_its_definition() {
     let x = numbers(1, 203, 6.0);
     let exact = |tensors: &[Vec<f64>]| tensors[0].iter().map(|&x| reference::gelu(x)).collect();
     check("GELU", &[x], 1, |mut tensors| gelu(tensors.remove(0)), exact);
+}
+
+#[test]
+fn gathered_rows_have_the_gradients_of_their_definition() {
+    // Out of order, twice, three times in a row, never, and from nowhere.
+    let sources = vec![
+        Some(3),
+        None,
+        Some(0),
+        Some(3),
+        Some(5),
+        Some(5),
+        Some(5),
+        None,
+        Some(1),
+    ];
+    for width in [1, 7, 16, 37] {
+        let rows = Rows::from(sources.clone());
+        let ours = |mut tensors: Vec<Tensor<1>>| gather_rows(tensors.remove(0).reshape([7, width]), rows.clone());
+        let exact = |tensors: &[Vec<f64>]| reference::gathered(&sources, width, &tensors[0]);
+        let inputs = [numbers(4, 7 * width, 1.0)];
+        // Twice by the same rows: the second gradient finds the way back there.
+        for time in 1..3 {
+            check(&format!("rows of {width}, time {time}"), &inputs, 1, ours, exact);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "row 7 of a matrix with 7 rows")]
+fn a_row_outside_the_matrix_is_refused() {
+    gather_rows(matrix(&[0.0; 14], [7, 2]), vec![Some(6), None, Some(7)]);
+}
+
+#[test]
+fn group_norms_have_the_gradients_of_their_definition() {
+    for (groups, shape) in [
+        (1, [2, 3, 2, 3]),
+        (2, [2, 4, 3, 3]),
+        (6, [1, 6, 1, 5]),
+        (2, [2, 6, 4, 5]),
+    ] {
+        for (relu, residual) in [(false, false), (true, false), (true, true), (false, true)] {
+            let epsilon = 1e-5;
+            let form = GroupNorm { groups, epsilon, relu };
+            let size = shape.iter().product();
+            let mut inputs = vec![
+                numbers(1, size, 1.5),
+                numbers(2, shape[1], 1.5),
+                numbers(3, shape[1], 1.0),
+            ];
+            inputs.extend(residual.then(|| numbers(4, size, 1.0)));
+            let ours = |tensors: Vec<Tensor<1>>| {
+                let mut all = tensors.into_iter();
+                let mut next = || all.next().unwrap();
+                let (x, scale, shift) = (next().reshape(shape), next(), next());
+                group_norm(
+                    form,
+                    x,
+                    scale,
+                    shift,
+                    all.next().map(|residual| residual.reshape(shape)),
+                )
+            };
+            let exact = |tensors: &[Vec<f64>]| reference::group_norm(form, shape, tensors);
+            let what = format!("{form:?} of {shape:?}, residual {residual}");
+            check(&what, &inputs, inputs.len(), ours, exact);
+        }
+    }
+}
+
+/// Statistics of numbers that are far from zero and close together lose no digits to their size.
+#[test]
+fn group_norm_of_numbers_far_from_zero_keeps_what_digits_they_have() {
+    let shape = [1, 2, 57, 61];
+    let size = shape.iter().product();
+    let x: Vec<f32> = numbers(5, size, 1.0).iter().map(|x| x + 1000.0).collect();
+    let form = GroupNorm {
+        groups: 1,
+        epsilon: 1e-5,
+        relu: false,
+    };
+    let (scale, shift) = ([1.0, 2.0], [0.5, 0.0]);
+    let ours = group_norm(form, vector(&x).reshape(shape), vector(&scale), vector(&shift), None);
+    let exact = reference::group_norm(form, shape, &[wide(&x), wide(&scale), wide(&shift)]);
+    near(&values(ours), &exact, 1e-4, "numbers around 1000");
+}
+
+#[test]
+#[should_panic(expected = "6 channels in 4 groups")]
+fn groups_of_unequal_size_are_refused() {
+    let form = GroupNorm {
+        groups: 4,
+        epsilon: 1e-5,
+        relu: true,
+    };
+    let ones = || vector(&[1.0; 6]);
+    group_norm(form, ones().reshape([1, 6, 1, 1]), ones(), ones(), None);
 }

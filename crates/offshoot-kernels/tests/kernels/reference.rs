@@ -1,6 +1,6 @@
 //! The operations once more, in float64 and in loops that follow their definitions.
 
-use offshoot_kernels::{Attention, Entry, Form, SoftTargets};
+use offshoot_kernels::{Attention, Entry, Form, GroupNorm, SoftTargets};
 
 /// `phi(x)`, the density of the normal distribution.
 fn density(x: f64) -> f64 {
@@ -155,4 +155,31 @@ pub(crate) fn sinkhorn(logits: &[f64], columns: usize, temperature: f64, rounds:
         }
     }
     q.into_iter().map(f64::exp).collect()
+}
+
+/// Rows of a matrix as they are asked for, zeros where none is.
+pub(crate) fn gathered(sources: &[Option<u32>], width: usize, x: &[f64]) -> Vec<f64> {
+    let element = |at: usize| sources[at / width].map_or(0.0, |source| x[source as usize * width + at % width]);
+    (0..sources.len() * width).map(element).collect()
+}
+
+/// GroupNorm of images, scale, shift and maybe a residual.
+pub(crate) fn group_norm(form: GroupNorm, shape: [usize; 4], tensors: &[Vec<f64>]) -> Vec<f64> {
+    let [_, channels, height, width] = shape;
+    let plane = height * width;
+    let group = channels / form.groups * plane;
+    let mut y = Vec::new();
+    for (g, x) in tensors[0].chunks_exact(group).enumerate() {
+        let mean = x.iter().sum::<f64>() / group as f64;
+        let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / group as f64;
+        for (i, x) in x.iter().enumerate() {
+            let at = g * group + i;
+            let channel = at / plane % channels;
+            let normal = (x - mean) / (variance + form.epsilon).sqrt();
+            let residual = tensors.get(3).map_or(0.0, |residual| residual[at]);
+            let sum = normal * tensors[1][channel] + tensors[2][channel] + residual;
+            y.push(if form.relu { sum.max(0.0) } else { sum });
+        }
+    }
+    y
 }

@@ -27,7 +27,7 @@ pub struct StepShape {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepCost {
     /// Floating-point operations, two for a multiply-add: the teacher's forward pass, and forward and backward (twice the
-    /// forward) of both students, backbone and heads. Loss, optimizer and average are not counted.
+    /// forward) of the students, backbone and heads. Loss, optimizer and average are not counted.
     pub flops: f64,
     /// Bytes of weights, averages, moments and gradients in fp32.
     pub state_bytes: f64,
@@ -42,7 +42,8 @@ impl StepCost {
     }
 }
 
-/// The cost of one step in which the elastic student is, on average, `elastic`: a list of networks and their shares.
+/// The cost of one step in which the elastic student is, on average, `elastic`: a list of networks and their shares, empty
+/// where the intact one trains alone.
 pub fn step(network: &dyn Network, heads: &Heads, shape: StepShape, elastic: &[(Box<dyn Network>, f64)]) -> StepCost {
     let globals = 2.0 * shape.images as f64;
     let locals = (shape.views * shape.images) as f64;
@@ -87,14 +88,15 @@ pub fn step(network: &dyn Network, heads: &Heads, shape: StepShape, elastic: &[(
         .sum();
     let prototypes: f64 = heads.prototypes.iter().map(|&k| k as f64).sum();
     // Logits of both students, the intact one's probabilities, and the targets of the teacher.
-    let logits = prototypes * (3.0 * rows + globals + shape.masked + shape.images as f64);
+    let (students, compared) = if elastic.is_empty() { (1.0, 1.0) } else { (2.0, 3.0) };
+    let logits = prototypes * (compared * rows + globals + shape.masked + shape.images as f64);
     // Two hidden layers before GELU, and the bottleneck before and after it is brought to unit length.
     let inner = 2 * heads.hidden + 4 * heads.bottleneck;
     let hidden = rows * (inner * heads.prototypes.len()) as f64;
     StepCost {
         flops: 2.0 * (teacher + intact + slim),
         state_bytes: 4.0 * 5.0 * parameters,
-        activation_bytes: 4.0 * (activations(network) + slim_activations + logits + 2.0 * hidden),
+        activation_bytes: 4.0 * (activations(network) + slim_activations + logits + students * hidden),
     }
 }
 
@@ -130,9 +132,6 @@ pub fn of_recipe(recipe: &ElasticRecipe) -> Result<StepCost, CostError> {
             *copies as f64 / sampler.cycle() as f64,
         ));
     }
-    if elastic.is_empty() {
-        elastic.push((recipe.network()?, 1.0));
-    }
     let images = recipe.train.batch;
     let masks = &recipe.masks;
     let share = f64::from(masks.probability) * f64::from(masks.ratio.0 + masks.ratio.1) / 2.0;
@@ -149,4 +148,41 @@ pub fn of_recipe(recipe: &ElasticRecipe) -> Result<StepCost, CostError> {
         shape,
         &elastic,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use offshoot_zoo::spec;
+
+    use super::*;
+
+    /// 12 images, two crops of 17 tokens and four of 5, in a net of 32 channels and 2 blocks with a head of 16, 8 and 10.
+    #[test]
+    fn a_network_alone_costs_the_teachers_pass_and_three_of_its_own() {
+        let mut recipe = ElasticRecipe::default();
+        (recipe.parent.width, recipe.parent.depth) = (32, 2);
+        (recipe.parent.head_dim, recipe.parent.patch) = (16, 4);
+        (recipe.space.min_width, recipe.space.min_depth) = (32, 2);
+        (recipe.crops.globals.px, recipe.crops.locals.px) = (16, 8);
+        recipe.crops.locals.count = 4;
+        (recipe.heads.hidden, recipe.heads.bottleneck) = (16, 8);
+        recipe.heads.prototypes = vec![10];
+        recipe.masks.probability = 0.0;
+        recipe.train.batch = 12;
+        recipe.resolve(None, 1).unwrap();
+        let alone = of_recipe(&recipe).unwrap();
+        let network = recipe.network().unwrap();
+        let (global, local) = (network.macs(16) as f64, network.macs(8) as f64);
+        let head = (32 * 16 + 16 * 16 + 16 * 8 + 8 * 10) as f64;
+        let teacher = 24.0 * (global + head);
+        let student = 24.0 * (global + head) + 48.0 * (local + head);
+        assert_eq!(alone.flops, 2.0 * (teacher + 3.0 * student));
+        // A space with one more shape pays for an elastic student as well.
+        recipe.space.min_depth = 1;
+        let family = of_recipe(&recipe).unwrap();
+        assert!(family.flops > 1.3 * alone.flops && family.activation_bytes > 1.3 * alone.activation_bytes);
+        let specs = [network.specs(), recipe.projection_heads(network.as_ref()).specs()].concat();
+        assert_eq!(alone.state_bytes, 20.0 * spec::parameters(&specs) as f64);
+        assert_eq!(alone.state_bytes, family.state_bytes);
+    }
 }

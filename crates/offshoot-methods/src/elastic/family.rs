@@ -39,7 +39,7 @@ pub enum FamilyError {
 }
 
 /// Writes `parent/`, `views/` and, last, `catalog.json` into `folder`. Every child of `space` is entered with what it costs;
-/// nothing is measured yet.
+/// nothing is measured yet. Without `alpha` slices are not scaled: the children of a run that was trained so.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -48,6 +48,7 @@ pub fn write(
     network: &dyn Network,
     parent: &Weights,
     space: &Space,
+    alpha: bool,
     data: DataRef,
     seed: u64,
 ) -> Result<Catalog, FamilyError> {
@@ -58,7 +59,10 @@ pub fn write(
     let mut children = Vec::with_capacity(space.count());
     for shape in space.iter() {
         // The saved parent, not the one in training: positions of an exported model follow transformers' rule.
-        let view = saved.network().child(&shape, &hash)?;
+        let mut view = saved.network().child(&shape, &hash)?;
+        if !alpha {
+            view.gains.clear();
+        }
         let child = offshoot_zoo::open(&view.child)?;
         let id = shape.id();
         let file = format!("views/{id}.json");

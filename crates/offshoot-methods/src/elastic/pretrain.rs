@@ -198,7 +198,10 @@ impl ElasticLearner {
     /// Makes the network and plan of the child of `shape` if they were not made before.
     fn meet(&mut self, shape: &Shape) -> Result<(), ElasticError> {
         if !self.children.contains_key(shape) {
-            let view = self.network.child(shape, "")?;
+            let mut view = self.network.child(shape, "")?;
+            if !self.recipe.space.alpha {
+                view.gains.clear();
+            }
             let network = offshoot_zoo::open(&view.child)?;
             let mut plan = compile(&self.network.specs(), Some(&network.specs()), &view)?;
             let backbone = plan.len();
@@ -356,6 +359,11 @@ impl Learner for ElasticLearner {
             ..
         } = &self.children[&shape];
         let blocks = self.blocks;
+        // A space of the intact shape alone has no elastic student: the network trains as it would without a family.
+        let elastic = (self.sampler.cycle() > 0).then_some(Elastic {
+            network: child.as_ref(),
+            plan,
+        });
         let (rate, seed) = (self.recipe.optim.drop_path, self.recipe.seed);
         let mut drop_path = |pass| -> Box<dyn DropPath> {
             if rate == 0.0 {
@@ -377,14 +385,17 @@ impl Learner for ElasticLearner {
             heads: &self.heads,
             loss: &self.recipe.loss,
         };
-        let elastic = Elastic {
-            network: child.as_ref(),
-            plan,
-        };
         let temperature = self.schedules.teacher_temperature.at(step);
         let tracked = self.student.tracked();
         let terms = kernels::on_workers(|| {
-            objective.losses(&tracked, &self.teacher, &elastic, &batch, temperature, &mut drop_path)
+            objective.losses(
+                &tracked,
+                &self.teacher,
+                elastic.as_ref(),
+                &batch,
+                temperature,
+                &mut drop_path,
+            )
         });
         let name = |name: String| {
             if name == "total" {
@@ -417,11 +428,10 @@ impl Learner for ElasticLearner {
             ("teacher_temperature".into(), temperature),
             ("skipped".into(), f64::from(u8::from(skipped.is_some()))),
         ]);
-        values.extend(
-            shape
-                .iter()
-                .map(|(axis, size)| (format!("elastic/{axis}"), size as f64)),
-        );
+        if self.sampler.cycle() > 0 {
+            let drawn = shape.iter();
+            values.extend(drawn.map(|(axis, size)| (format!("elastic/{axis}"), size as f64)));
+        }
         Ok(StepReport {
             values,
             examples: images,

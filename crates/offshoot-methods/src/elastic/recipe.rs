@@ -51,6 +51,8 @@ pub struct ElasticRecipe {
 pub struct DataRecipe {
     /// A folder, an IDX, CIFAR, Parquet or tar file, or a folder of those.
     pub path: String,
+    /// The test part, where the data has a split of its own: the same kinds of places. None if empty; `test` is 0 with it.
+    pub test_path: String,
     /// Fingerprint of the content. auto: whatever is found; a run is only ever resumed on the same content.
     pub fingerprint: Auto<String>,
     /// Whether labels are used, for scores only: training never sees them.
@@ -88,6 +90,8 @@ pub struct SpaceRecipe {
     pub depth_step: usize,
     /// How much oftener the smallest size of an axis is drawn than the largest.
     pub sampling_scale: f64,
+    /// Whether slices are scaled by D_max / D_i, in training and in the family (the paper's ablation turns it off).
+    pub alpha: bool,
 }
 
 /// One number, or one for each stage of a network.
@@ -223,6 +227,7 @@ impl ElasticRecipe {
             seed: 0,
             data: DataRecipe {
                 path: String::new(),
+                test_path: String::new(),
                 fingerprint: Auto::Auto,
                 labels: false,
                 val: 0.05,
@@ -241,6 +246,7 @@ impl ElasticRecipe {
                 min_depth: bounds.min_depths[..].into(),
                 depth_step: 1,
                 sampling_scale: 3.0,
+                alpha: true,
             },
             crops: MultiCrop::default(),
             masks: BlockMasks::default(),

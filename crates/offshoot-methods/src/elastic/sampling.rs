@@ -238,7 +238,7 @@ mod tests {
     }
 
     /// Every axis weighs by itself, as for a ViT and a Swin.
-    fn sampler(space: &Space, scale: f64, seed: u64) -> Result<Sampler, SamplingError> {
+    fn each_axis(space: &Space, scale: f64, seed: u64) -> Result<Sampler, SamplingError> {
         let each: Vec<Vec<usize>> = (0..space.axes.len()).map(|axis| vec![axis]).collect();
         Sampler::new(space, &each, scale, seed)
     }
@@ -266,7 +266,7 @@ mod tests {
             [4, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2, 1, 1],
             [3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 1, 1, 0],
         ];
-        let sampler = sampler(&vit_l(), 3.0, 0).unwrap();
+        let sampler = each_axis(&vit_l(), 3.0, 0).unwrap();
         let found: BTreeMap<Shape, usize> = sampler.multiplicities().iter().cloned().collect();
         for (i, row) in table.iter().enumerate() {
             for (j, &multiplicity) in row.iter().enumerate() {
@@ -285,9 +285,9 @@ mod tests {
     #[test]
     fn cycles_are_as_long_as_the_papers() {
         for (scale, cycle) in [(3.0, 572), (2.0, 322), (1.0, 142)] {
-            assert_eq!(sampler(&vit_l(), scale, 0).unwrap().cycle(), cycle);
+            assert_eq!(each_axis(&vit_l(), scale, 0).unwrap().cycle(), cycle);
         }
-        let swin = sampler(&space([96, 112, 128], 6..=18), 2.0, 0).unwrap();
+        let swin = each_axis(&space([96, 112, 128], 6..=18), 2.0, 0).unwrap();
         assert_eq!(swin.cycle(), 88);
         let rows: Vec<usize> = swin.multiplicities().iter().map(|&(_, n)| n).collect();
         assert_eq!(rows[..13], [4, 4, 4, 4, 3, 3, 3, 3, 3, 2, 2, 2, 2]);
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn every_pass_draws_each_shape_as_often_as_it_should() {
-        let sampler = sampler(&vit_l(), 3.0, 7).unwrap();
+        let sampler = each_axis(&vit_l(), 3.0, 7).unwrap();
         let wanted: BTreeMap<Shape, usize> = sampler.multiplicities().iter().cloned().collect();
         let cycle = sampler.cycle() as u64;
         let mut passes = Vec::new();
@@ -340,9 +340,9 @@ mod tests {
 
     #[test]
     fn draws_follow_from_seed_and_step_alone() {
-        let sampler = sampler(&vit_l(), 3.0, 7).unwrap();
-        let again = sampler(&vit_l(), 3.0, 7).unwrap();
-        let other = sampler(&vit_l(), 3.0, 8).unwrap();
+        let sampler = each_axis(&vit_l(), 3.0, 7).unwrap();
+        let again = each_axis(&vit_l(), 3.0, 7).unwrap();
+        let other = each_axis(&vit_l(), 3.0, 8).unwrap();
         let steps = [0, 1, 571, 572, 573, 100_000, u64::MAX];
         assert!(steps.iter().rev().all(|&step| sampler.draw(step) == again.draw(step)));
         assert!((0..50).any(|step| sampler.draw(step) != other.draw(step)));
@@ -358,7 +358,7 @@ mod tests {
             name: "width".into(),
             sizes: vec![1, 2, 3, 4],
         };
-        let sampler = sampler(&Space { axes: vec![axis] }, 1.0, 3).unwrap();
+        let sampler = each_axis(&Space { axes: vec![axis] }, 1.0, 3).unwrap();
         let mut found = [0i64; 3];
         for pass in 0..30_000 {
             found[sampler.draw(3 * pass).get("width").unwrap() - 1] += 1;
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_space_of_one_shape_draws_it() {
-        let sampler = sampler(&space([64], [2]), 3.0, 0).unwrap();
+        let sampler = each_axis(&space([64], [2]), 3.0, 0).unwrap();
         assert_eq!((sampler.cycle(), sampler.multiplicities().len()), (0, 0));
         assert_eq!(sampler.draw(0), shape(64, 2));
         assert_eq!(sampler.draw(u64::MAX), shape(64, 2));
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn an_axis_of_one_size_never_draws_the_intact_shape() {
-        let sampler = sampler(&space([64], [1, 2]), 3.0, 0).unwrap();
+        let sampler = each_axis(&space([64], [1, 2]), 3.0, 0).unwrap();
         assert_eq!(sampler.multiplicities(), [(shape(64, 1), 9)]);
         assert!((0..20).all(|step| sampler.draw(step) == shape(64, 1)));
     }
@@ -384,20 +384,23 @@ mod tests {
     #[test]
     fn what_cannot_be_sampled_is_refused() {
         assert!(matches!(
-            sampler(&Space { axes: vec![] }, 3.0, 0),
+            each_axis(&Space { axes: vec![] }, 3.0, 0),
             Err(SamplingError::Empty(_))
         ));
-        assert!(matches!(sampler(&space([], [1]), 3.0, 0), Err(SamplingError::Empty(_))));
+        assert!(matches!(
+            each_axis(&space([], [1]), 3.0, 0),
+            Err(SamplingError::Empty(_))
+        ));
         for scale in [0.0, 0.99, -1.0, f64::NAN, f64::INFINITY] {
-            let error = sampler(&vit_l(), scale, 0).unwrap_err();
+            let error = each_axis(&vit_l(), scale, 0).unwrap_err();
             assert!(error.to_string().contains("at least 1") && error.hint().is_some());
         }
         assert!(matches!(
-            sampler(&vit_l(), 1e200, 0),
+            each_axis(&vit_l(), 1e200, 0),
             Err(SamplingError::TooLarge { .. })
         ));
         assert!(matches!(
-            sampler(&vit_l(), 2000.0, 0),
+            each_axis(&vit_l(), 2000.0, 0),
             Err(SamplingError::TooLarge { .. })
         ));
         let axis = |_| Axis {
@@ -407,6 +410,6 @@ mod tests {
         let vast = Space {
             axes: (0..7).map(axis).collect(),
         };
-        assert!(matches!(sampler(&vast, 1.0, 0), Err(SamplingError::TooLarge { .. })));
+        assert!(matches!(each_axis(&vast, 1.0, 0), Err(SamplingError::TooLarge { .. })));
     }
 }

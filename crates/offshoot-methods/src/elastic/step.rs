@@ -14,13 +14,15 @@ use super::losses::koleo;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LossRecipe {
-    /// Share of the intact student; the elastic one has the rest.
+    /// Share of the intact student; the elastic one has the rest. A step without an elastic student has no shares.
     pub lambda: f64,
+    /// Whether the elastic student is also compared with the intact one on the same views (the paper's ablation turns it off).
+    pub same_view: bool,
     /// Temperature of both students.
     pub student_temperature: f64,
     /// Weight of the masked-patch term, once it is on.
     pub ibot_weight: f64,
-    /// Weight of KoLeo; each of the four student crops has half of it.
+    /// Weight of KoLeo; each global crop of each student has half of it.
     pub koleo_weight: f64,
     /// Rounds of Sinkhorn-Knopp.
     pub sinkhorn_iterations: usize,
@@ -30,6 +32,7 @@ impl Default for LossRecipe {
     fn default() -> Self {
         Self {
             lambda: 0.8,
+            same_view: true,
             student_temperature: 0.1,
             ibot_weight: 1.0,
             koleo_weight: 0.1,
@@ -271,18 +274,19 @@ impl Comparison {
 
 impl Objective<'_> {
     /// The loss of one step. `student` holds backbone and heads and is tracked; `teacher` holds the same tensors, untracked.
-    /// `batch` names masked patches only once the masked-patch term is on.
+    /// `batch` names masked patches only once the masked-patch term is on. Without an `elastic` student the intact one trains
+    /// alone: its terms have full weight, and no other term is there.
     pub fn losses(
         &self,
         student: &Weights,
         teacher: &Weights,
-        elastic: &Elastic,
+        elastic: Option<&Elastic>,
         batch: &Batch,
         teacher_temperature: f64,
         drop_path: &mut dyn FnMut(Pass) -> Box<dyn DropPath>,
     ) -> Terms {
         let images = batch.images;
-        let cut = materialize(student, elastic.plan);
+        let cut = elastic.map(|elastic| materialize(student, elastic.plan));
         let teacher_rows = self.teacher_rows(teacher, batch);
         let intact = forward(
             self.network,
@@ -290,21 +294,21 @@ impl Objective<'_> {
             batch,
             [Pass::IntactGlobal, Pass::IntactLocal].map(&mut *drop_path),
         );
-        let slim = forward(
-            elastic.network,
-            &cut,
-            batch,
-            [Pass::ElasticGlobal, Pass::ElasticLocal].map(drop_path),
-        );
+        let slim = elastic.zip(cut.as_ref()).map(|(elastic, cut)| {
+            let passes = [Pass::ElasticGlobal, Pass::ElasticLocal].map(drop_path);
+            (cut, forward(elastic.network, cut, batch, passes))
+        });
         let rows = Rows {
             images,
             masked: batch.masked.len(),
             views: batch.views,
         };
         let device = batch.globals.device();
-        let compared = [false, true].map(|intact| Comparison::new(rows, batch, self.loss, intact, &device));
+        let same_view = self.loss.same_view && slim.is_some();
+        let compared = [false, same_view].map(|intact| Comparison::new(rows, batch, self.loss, intact, &device));
         let temperature = self.loss.student_temperature;
-        let (lambda, per_head) = (self.loss.lambda, 1.0 / self.heads.prototypes.len() as f64);
+        let lambda = if slim.is_some() { self.loss.lambda } else { 1.0 };
+        let per_head = 1.0 / self.heads.prototypes.len() as f64;
 
         let mut named = Vec::new();
         let mut weighted: Vec<Tensor<1>> = Vec::new();
@@ -315,14 +319,14 @@ impl Objective<'_> {
                 Linear::new(prototypes.clone()).forward(self.heads.bottleneck(weights, i, x.rows.clone()))
             };
             let intact_logits = logits(student, &intact);
-            let taught = tempered_softmax(intact_logits.clone(), temperature);
-            let students = [
-                ("intact", intact_logits, lambda),
-                ("elastic", logits(&cut, &slim), 1.0 - lambda),
-            ];
+            let taught = same_view.then(|| tempered_softmax(intact_logits.clone(), temperature));
+            let mut students = vec![("intact", intact_logits, lambda)];
+            if let Some((cut, slim)) = &slim {
+                students.push(("elastic", logits(cut, slim), 1.0 - lambda));
+            }
             for ((name, logits, share), comparison) in students.into_iter().zip(&compared) {
                 if name == "elastic" {
-                    targets.push(taught.clone());
+                    targets.extend(taught.clone());
                 }
                 let terms = comparison.terms(logits, targets.clone());
                 for (t, term) in comparison.names.iter().enumerate() {
@@ -335,7 +339,8 @@ impl Objective<'_> {
                 }
             }
         }
-        let koleo = koleo_of([&intact, &slim], images).mul_scalar(0.5 * self.loss.koleo_weight);
+        let students = std::iter::once(&intact).chain(slim.as_ref().map(|(_, slim)| slim));
+        let koleo = koleo_of(students, images).mul_scalar(0.5 * self.loss.koleo_weight);
         weighted.push(koleo.clone());
         let total = Tensor::cat(weighted, 0).sum();
         named.push(("koleo".into(), koleo));
@@ -404,9 +409,9 @@ fn masked_rows(patches: Tensor<3>, masked: &[i64]) -> Option<Tensor<2>> {
     Some(patches.reshape([b * t, dim]).select(0, index))
 }
 
-/// KoLeo of both students and both global crops, summed.
-fn koleo_of(students: [&Student; 2], images: usize) -> Tensor<1> {
-    let crops = students.into_iter().flat_map(|s| {
+/// KoLeo of all students and both global crops, summed.
+fn koleo_of<'a>(students: impl Iterator<Item = &'a Student>, images: usize) -> Tensor<1> {
+    let crops = students.flat_map(|s| {
         let [_, dim] = s.global.dims();
         (0..2).map(move |c| koleo(s.global.clone().slice([c * images..(c + 1) * images, 0..dim])))
     });

@@ -123,6 +123,7 @@ pub(crate) fn empty(space: Option<Space>) -> Catalog {
         space,
         data: DataRef {
             path: "/data/imagenet-1k".into(),
+            test_path: None,
             labels: true,
             fingerprint: "b3:5f1c0de2a97d44e0b3c6".into(),
             split_seed: 0,

@@ -2,9 +2,11 @@
 
 mod config;
 mod dialect;
+mod swin;
 mod vit;
 
 pub use dialect::{Constant, Dialect, Ignored};
+pub(crate) use swin::swin_layout;
 pub(crate) use vit::vit_layout;
 
 use offshoot_family::Architecture;
@@ -62,6 +64,7 @@ pub fn architecture(config: &Value) -> Result<Architecture, String> {
     match kind {
         "dinov2" => vit::vit_architecture(config).map(Architecture::Vit),
         "vit" => vit::plain_architecture(config).map(Architecture::Vit),
+        "swin" => swin::swin_architecture(config).map(Architecture::Swin),
         other => {
             let known = KINDS.join(", ");
             let why = unsupported(other).map_or(String::new(), |why| format!(" ({why})"));
@@ -76,7 +79,7 @@ pub fn transformers_dialect(network: &dyn Network, files: &Shards) -> Dialect {
 }
 
 /// Values of `model_type` that are opened.
-const KINDS: [&str; 2] = ["dinov2", "vit"];
+const KINDS: [&str; 3] = ["dinov2", "vit", "swin"];
 
 /// What it is about another `model_type` that no network here has.
 fn unsupported(kind: &str) -> Option<&'static str> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use offshoot_data::{Dataset, Labels, SplitShares};
+use offshoot_data::{DataError, Dataset, Labels, SplitShares};
 use offshoot_family::catalog::{ChildSource, DataRef};
 use offshoot_family::{Catalog, Child, Split, View};
 use offshoot_zoo::materialize::materialize;
@@ -16,17 +16,35 @@ use crate::terminal::complain;
 /// Damaged images that are named.
 const NAMED: usize = 10;
 
+/// Opens `path`, and `test` as its test part if the data has a split of its own.
+///
+/// # Errors
+/// If either holds no data set, or they do not fit each other.
+pub fn open_split(
+    path: &str,
+    test: Option<&str>,
+    labels: bool,
+    seed: u64,
+    shares: SplitShares,
+) -> Result<Dataset, DataError> {
+    let labels = if labels { Labels::Use } else { Labels::Ignore };
+    match test {
+        Some(test) => Dataset::open_with_test(Path::new(path), Path::new(test), labels, seed, shares),
+        None => Dataset::open(Path::new(path), labels, seed, shares),
+    }
+}
+
 /// Opens the data of a family.
 ///
 /// # Errors
 /// If it is gone, or is not what the family was made with.
 pub fn open(data: &DataRef) -> Result<Dataset, Failure> {
-    let labels = if data.labels { Labels::Use } else { Labels::Ignore };
     let shares = SplitShares {
         val: data.val,
         test: data.test,
     };
-    let dataset = Dataset::open(Path::new(&data.path), labels, data.split_seed, shares)?;
+    let test = data.test_path.as_deref();
+    let dataset = open_split(&data.path, test, data.labels, data.split_seed, shares)?;
     if dataset.fingerprint != data.fingerprint {
         return Err(Failure::input(
             format!(

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use offshoot_data::{DataError, Dataset, Labels, Prepared, SplitShares};
+use offshoot_data::{DataError, Dataset, Prepared, SplitShares};
 use offshoot_family::Catalog;
 use offshoot_family::catalog::DataRef;
 use offshoot_family::recipe::{self, Auto};
@@ -90,6 +90,11 @@ pub fn read_recipe(path: &Path, overrides: &[String]) -> Result<ElasticRecipe, F
     Ok(recipe::load(&default, &text, &origin, overrides)?)
 }
 
+/// Where a recipe's test part lies, if it is apart.
+fn test_path(recipe: &ElasticRecipe) -> Option<&str> {
+    Some(recipe.data.test_path.as_str()).filter(|path| !path.is_empty())
+}
+
 /// Opens the data of a recipe.
 fn open_data(recipe: &ElasticRecipe) -> Result<Dataset, Failure> {
     if recipe.data.path.is_empty() {
@@ -98,16 +103,12 @@ fn open_data(recipe: &ElasticRecipe) -> Result<Dataset, Failure> {
             "add `data.path=DIR` to the command or to the recipe",
         ));
     }
-    let labels = if recipe.data.labels {
-        Labels::Use
-    } else {
-        Labels::Ignore
-    };
     let shares = SplitShares {
         val: recipe.data.val,
         test: recipe.data.test,
     };
-    let dataset = Dataset::open(Path::new(&recipe.data.path), labels, recipe.seed, shares)?;
+    let test = test_path(recipe);
+    let dataset = images::open_split(&recipe.data.path, test, recipe.data.labels, recipe.seed, shares)?;
     if recipe
         .data
         .fingerprint
@@ -165,6 +166,12 @@ impl Ready {
         recipe.clone().resolve(None, machine.threads)?;
         let dataset = open_data(&recipe)?;
         recipe.data.path = dataset.path.display().to_string();
+        if let Some(test) = test_path(&recipe) {
+            recipe.data.test_path = std::path::absolute(test)
+                .context("data.test_path")?
+                .display()
+                .to_string();
+        }
         recipe.data.fingerprint = Auto::Value(dataset.fingerprint.clone());
         recipe.resolve(Some(&facts(&dataset)?), machine.threads)?;
         let open = recipe::unresolved(&recipe);
@@ -237,6 +244,7 @@ fn go(args: &Pretrain, ready: Ready, run: &RunFolder) -> Result<Exit, Failure> {
                 learner.network(),
                 &learner.parent(),
                 &space,
+                recipe.space.alpha,
                 data,
                 recipe.seed,
             )?;
@@ -291,6 +299,7 @@ fn data_ref(recipe: &ElasticRecipe, dataset: &Dataset) -> Result<DataRef, Failur
         .context("a resolved recipe says how images are prepared")?;
     Ok(DataRef {
         path: recipe.data.path.clone(),
+        test_path: test_path(recipe).map(str::to_owned),
         labels: recipe.data.labels,
         fingerprint: dataset.fingerprint.clone(),
         split_seed: recipe.seed,
@@ -419,8 +428,10 @@ fn dry_run(mut recipe: ElasticRecipe, rate: f64) -> Result<(), Failure> {
         recipe.seed,
     )?;
     let mut lines = vec![format!("{} sub-networks (cycle {})", space.count(), sampler.cycle())];
-    for shape in [space.smallest(), space.middle(), space.intact()] {
-        let child = offshoot_zoo::open(&network.child(&shape, "")?.child)?;
+    let mut shown = vec![space.smallest(), space.middle(), space.intact()];
+    shown.dedup();
+    for shape in &shown {
+        let child = offshoot_zoo::open(&network.child(shape, "")?.child)?;
         let name = child.familiar_name().map_or(String::new(), |n| format!(" ({n})"));
         let parameters = thousands(spec::parameters(&child.specs()));
         let macs = short(child.macs(child.image().1) as f64, "");
@@ -430,8 +441,7 @@ fn dry_run(mut recipe: ElasticRecipe, rate: f64) -> Result<(), Failure> {
     }
     for named in space.iter() {
         let child = offshoot_zoo::open(&network.child(&named, "")?.child)?;
-        let shown = [space.smallest(), space.middle(), space.intact()].contains(&named);
-        if let (Some(name), false) = (child.familiar_name(), shown) {
+        if let (Some(name), false) = (child.familiar_name(), shown.contains(&named)) {
             lines.push(format!(
                 "  {named} ({name}): {} parameters",
                 thousands(spec::parameters(&child.specs()))

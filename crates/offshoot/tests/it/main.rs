@@ -1,5 +1,6 @@
 //! Drives the real binary from outside, as its users do: files and options in; files, text and exit codes out.
 
+mod ablations;
 mod bench;
 mod data;
 mod demo;

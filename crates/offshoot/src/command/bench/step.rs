@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use offshoot_data::Rng;
-use offshoot_family::Shape;
+use offshoot_family::{Architecture, ResNet, ResNetNorm, Shape, StrideOn, Swin};
 use offshoot_methods::elastic::cost::{self, StepShape};
 use offshoot_methods::elastic::heads::Heads;
 use offshoot_methods::elastic::step::{Batch, Elastic, LossRecipe, Objective};
@@ -17,7 +17,6 @@ use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::Device;
 use offshoot_zoo::tensor::kernels::gemm::{Product, recorded};
 use offshoot_zoo::tensor::kernels::on_workers;
-use offshoot_zoo::vit::VitNetwork;
 use serde_json::json;
 
 use super::{Seconds, at_least_one, fits, rounded, vit};
@@ -38,80 +37,130 @@ const TEACHER_TEMPERATURE: f64 = 0.05;
 /// Numbers of one case.
 struct Problem {
     name: &'static str,
-    network: VitNetwork,
+    network: Box<dyn Network>,
     heads: Heads,
     shape: StepShape,
-    /// Width and depth of the elastic student.
-    elastic: (usize, usize),
+    /// The elastic student.
+    elastic: Shape,
     /// One byte a patch of every global crop.
     masks: Vec<u8>,
 }
 
-impl Problem {
-    fn new(case: Case) -> Self {
-        struct Numbers {
-            name: &'static str,
-            vit: (usize, usize, usize, usize),
-            px: (usize, usize),
-            views: usize,
-            images: usize,
-            heads: (usize, usize, Vec<usize>),
-            elastic: (usize, usize),
-        }
-        let doubling = |first: usize| (0..4).map(|i| first << i).collect();
-        let numbers = match case {
-            Case::CpuS => Numbers {
+/// What tells one case from another.
+struct Numbers {
+    name: &'static str,
+    parent: Architecture,
+    elastic: Shape,
+    local_px: usize,
+    views: usize,
+    images: usize,
+    /// Hidden and bottleneck width of the heads, and prototypes of the first of four; each further one has twice as many.
+    heads: (usize, usize, usize),
+}
+
+impl Numbers {
+    fn of(case: Case) -> Self {
+        let of_vit = |numbers, image| Architecture::Vit(vit(numbers, image, 0.1));
+        let square = |width, depth| Shape::new([("width", width), ("depth", depth)]);
+        match case {
+            Case::CpuS => Self {
                 name: "cpu-s",
-                vit: (192, 6, 32, 4),
-                px: (32, 16),
+                parent: of_vit((192, 6, 32, 4), 32),
+                elastic: square(128, 4),
+                local_px: 16,
                 views: 6,
                 images: 32,
-                heads: (512, 128, doubling(512)),
-                elastic: (128, 4),
+                heads: (512, 128, 512),
             },
-            Case::CpuM => Numbers {
+            Case::CpuM => Self {
                 name: "cpu-m",
-                vit: (384, 12, 64, 4),
-                px: (32, 16),
+                parent: of_vit((384, 12, 64, 4), 32),
+                elastic: square(256, 8),
+                local_px: 16,
                 views: 6,
                 images: 16,
-                heads: (1024, 256, doubling(1024)),
-                elastic: (256, 8),
+                heads: (1024, 256, 1024),
             },
-            Case::VitL => Numbers {
+            Case::VitL => Self {
                 name: "vit-l",
-                vit: (1024, 24, 64, 16),
-                px: (224, 96),
+                parent: of_vit((1024, 24, 64, 16), 224),
+                elastic: square(640, 17),
+                local_px: 96,
                 views: 8,
                 images: 50,
-                heads: (2048, 256, doubling(8192)),
-                elastic: (640, 17),
+                heads: (2048, 256, 8192),
             },
-        };
-        let network = VitNetwork::new(vit(numbers.vit, numbers.px.0, 0.1));
-        let (hidden, bottleneck, prototypes) = numbers.heads;
+            Case::SwinS => Self {
+                name: "swin-s",
+                parent: Architecture::Swin(Swin {
+                    width: 96,
+                    depths: vec![2, 2, 6, 2],
+                    head_dim: 16,
+                    window: 4,
+                    mlp_ratio: 4,
+                    patch: 2,
+                    image: 64,
+                    channels: 3,
+                    norm_eps: 1e-5,
+                    classes: 0,
+                }),
+                elastic: Shape::new([("width", 64), ("depth3", 4)]),
+                local_px: 32,
+                views: 6,
+                images: 8,
+                heads: (512, 128, 512),
+            },
+            Case::ResNetS => Self {
+                name: "resnet-s",
+                parent: Architecture::ResNet(ResNet {
+                    width: 64,
+                    outputs: 256,
+                    stem: 64,
+                    depths: vec![2, 3, 6, 2],
+                    norm: ResNetNorm::Group,
+                    stride_on: StrideOn::Second,
+                    image: 64,
+                    channels: 3,
+                    norm_eps: 1e-5,
+                    classes: 0,
+                }),
+                elastic: Shape::new([("width", 32), ("depth2", 2), ("depth3", 4)]),
+                local_px: 32,
+                views: 6,
+                images: 8,
+                heads: (512, 128, 512),
+            },
+        }
+    }
+}
+
+impl Problem {
+    fn new(case: Case) -> Result<Self, Failure> {
+        let numbers = Numbers::of(case);
+        let network = offshoot_zoo::open(&numbers.parent)?;
+        let (hidden, bottleneck, first) = numbers.heads;
         let heads = Heads {
             feature: network.feature(),
             hidden,
             bottleneck,
-            prototypes,
+            prototypes: (0..4).map(|i| first << i).collect(),
         };
         let masks = masks(numbers.images, network.mask_grid().pow(2));
         let shape = StepShape {
             images: numbers.images,
-            global_px: numbers.px.0,
-            local_px: numbers.px.1,
+            global_px: network.image().1,
+            local_px: numbers.local_px,
             views: numbers.views,
             masked: masks.iter().map(|&b| f64::from(b)).sum(),
         };
-        Self {
+        Ok(Self {
             name: numbers.name,
             network,
             heads,
             shape,
             elastic: numbers.elastic,
             masks,
-        }
+        })
     }
 
     fn batch(&self, device: &Device) -> Batch {
@@ -155,28 +204,26 @@ fn masks(images: usize, patches: usize) -> Vec<u8> {
 pub fn run(args: &BenchStep) -> Result<(), Failure> {
     let machine = Machine::new(&args.compute.device, args.compute.threads)?;
     at_least_one("--steps", args.steps, "step")?;
-    let problem = Problem::new(args.case);
-    let (width, depth) = problem.elastic;
-    let view = problem
-        .network
-        .child(&Shape::new([("width", width), ("depth", depth)]), "")?;
+    let problem = Problem::new(args.case)?;
+    let network = problem.network.as_ref();
+    let view = network.child(&problem.elastic, "")?;
     let child = offshoot_zoo::open(&view.child)?;
     let elastic = [(offshoot_zoo::open(&view.child)?, 1.0)];
-    let cost = cost::step(&problem.network, &problem.heads, problem.shape, &elastic);
+    let cost = cost::step(network, &problem.heads, problem.shape, &elastic);
     if machine.name == "cpu" {
         fits(problem.name, cost.bytes(), "a smaller --case")?;
     }
     let device = &machine.device;
-    let mut plan = compile(&problem.network.specs(), Some(&child.specs()), &view)?;
+    let mut plan = compile(&network.specs(), Some(&child.specs()), &view)?;
     plan.extend(compile(&problem.heads.specs(), None, &view)?);
-    let specs = [problem.network.specs(), problem.heads.specs()].concat();
+    let specs = [network.specs(), problem.heads.specs()].concat();
     let decayed: BTreeMap<&str, bool> = specs.iter().map(|s| (s.name.as_str(), s.decay)).collect();
     let mut student = offshoot_zoo::initialise(&specs, 0, device);
     let mut teacher = offshoot_zoo::initialise(&specs, 1, device);
     let mut adam = AdamW::new(0.9, 0.999, 1e-8);
     let loss = LossRecipe::default();
     let objective = Objective {
-        network: &problem.network,
+        network,
         heads: &problem.heads,
         loss: &loss,
     };
@@ -189,9 +236,14 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
     let mut value = f64::NAN;
     let mut one_step = || -> Result<f64, Failure> {
         let tracked = student.tracked();
-        let terms = objective.losses(&tracked, &teacher, &elastic, &batch, TEACHER_TEMPERATURE, &mut |_| {
-            Box::new(KeepAll)
-        });
+        let terms = objective.losses(
+            &tracked,
+            &teacher,
+            Some(&elastic),
+            &batch,
+            TEACHER_TEMPERATURE,
+            &mut |_| Box::new(KeepAll),
+        );
         let total = terms.total.clone();
         let gradients = tracked.gradients(&mut total.backward());
         drop((tracked, terms));
