@@ -1,10 +1,10 @@
-//! Checkpoint folders in the Hugging Face layout: opened with every name and shape checked, written one tensor at a time.
+//! Checkpoint folders in the layouts of other programs: opened with every name and shape checked, written one tensor at a time.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use offshoot_family::catalog::Preprocessing;
-use offshoot_family::files::{content_hash, write_atomic};
+use offshoot_family::files::write_atomic;
 use offshoot_family::{Architecture, View};
 use serde_json::Value;
 
@@ -122,7 +122,7 @@ impl Checkpoint {
         let network = open(&architecture)?;
         let files = weights_of(folder)?;
         check_layers(network.as_ref(), &files)?;
-        let dialect = layout::transformers_dialect(network.as_ref(), &files);
+        let dialect = layout::dialect(&config, network.as_ref(), &files);
         Self::of(network, dialect, files)
     }
 
@@ -250,7 +250,7 @@ impl Checkpoint {
             &folder.join("preprocessor_config.json"),
             &layout::preprocessor(preprocessing),
         )?;
-        write_json(&folder.join("config.json"), &layout.config)
+        write_json(&folder.join("config.json"), &layout.config(preprocessing))
     }
 }
 
@@ -287,7 +287,7 @@ pub fn save(
         &folder.join("preprocessor_config.json"),
         &layout::preprocessor(preprocessing),
     )?;
-    write_json(&folder.join("config.json"), &layout.config)
+    write_json(&folder.join("config.json"), &layout.config(preprocessing))
 }
 
 /// Reads a JSON file of a checkpoint, bounded in size.

@@ -14,6 +14,7 @@ pub mod materialize;
 pub mod network;
 pub mod positions;
 pub mod registry;
+pub mod resnet;
 pub mod safetensors;
 pub mod shards;
 pub mod spec;

@@ -255,6 +255,6 @@ pub trait Network: Send + Sync {
     /// Numbers that a forward pass of one image of side `image` pixels keeps for the backward pass.
     fn activations(&self, image: usize) -> u64;
 
-    /// How its weights are named and described in a Hugging Face folder.
+    /// How its weights are named and described in the folder of another program.
     fn layout(&self) -> Layout;
 }

@@ -249,7 +249,9 @@ impl ElasticLearner {
             gradient_scale: scales[usize::from(head(name))],
             ..schedules.rate(&specs[name], layers, step)
         });
-        optimizer::average(&mut self.teacher, &self.student, self.schedules.momentum.at(step));
+        // What is frozen is the same in both, and stays it to the bit.
+        let trained = self.student.only(|name| !specs[name].frozen);
+        optimizer::average(&mut self.teacher, &trained, self.schedules.momentum.at(step));
         None
     }
 }

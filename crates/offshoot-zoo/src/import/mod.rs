@@ -13,7 +13,7 @@ use offshoot_family::catalog::Preprocessing;
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, INDEX, WEIGHTS, check_layers, read_json, weights_of};
-use crate::layout::{self, Dialect, Ignored};
+use crate::layout::{self, Ignored};
 use crate::registry;
 use crate::shards::Shards;
 
@@ -80,7 +80,7 @@ fn of_transformers(folder: &Path, config: &Value) -> Result<Import, CheckpointEr
     let network = registry::open(&architecture)?;
     let files = weights_of(folder)?;
     check_layers(network.as_ref(), &files)?;
-    let dialect = layout::transformers_dialect(network.as_ref(), &files);
+    let dialect = layout::dialect(config, network.as_ref(), &files);
     let class = config.pointer("/architectures/0").and_then(Value::as_str);
     let class = class.unwrap_or(network.layout().class).to_owned();
     let path = folder.join("preprocessor_config.json");

@@ -1,9 +1,9 @@
 //! timm's models: what a name says, what a file's shapes say, and what our tensors are called there.
 
-use offshoot_family::{Architecture, ResNet, ResNetNorm, StrideOn, Swin, Vit};
-use serde_json::{Map, Value};
+use offshoot_family::{Architecture, ResNet, Swin, Vit};
+use serde_json::{Map, Value, json};
 
-use crate::layout::Dialect;
+use crate::layout::{self, Dialect};
 use crate::network::Network;
 use crate::shards::Shards;
 
@@ -32,14 +32,15 @@ const SWINS: [(&str, usize, usize, usize); 4] = [
     ("large", 192, 18, 6),
 ];
 
-/// Residual networks: name, blocks, width.
-const RESNETS: [(&str, [usize; 4], usize); 6] = [
-    ("resnet26", [2, 2, 2, 2], 64),
-    ("resnet50", [3, 4, 6, 3], 64),
-    ("resnet101", [3, 4, 23, 3], 64),
-    ("resnet152", [3, 8, 36, 3], 64),
-    ("wide_resnet50_2", [3, 4, 6, 3], 128),
-    ("wide_resnet101_2", [3, 4, 23, 3], 128),
+/// Residual networks.
+const RESNETS: [&str; 7] = [
+    "resnet26",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnet50_gn",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
 ];
 
 /// Parts of names, and what no network here has of such a model; the first that fits is told.
@@ -189,7 +190,7 @@ pub(super) fn architecture(name: &str, config: &Value, files: &Shards) -> Result
         Architecture::Vit(found?)
     } else if let Some(found) = swin(model, &mut args) {
         Architecture::Swin(found?)
-    } else if let Some(found) = resnet(model, &mut args) {
+    } else if let Some(found) = resnet(model, config, &mut args) {
         Architecture::ResNet(found?)
     } else {
         let why = UNSUPPORTED.iter().find(|(part, _)| model.contains(part));
@@ -324,58 +325,45 @@ fn swin_of(
 }
 
 /// A residual network; none if the name is no such name.
-fn resnet(model: &str, args: &mut Args) -> Option<Result<ResNet, String>> {
-    let (plain, norm) = match model.strip_suffix("_gn") {
-        Some(plain) => (plain, ResNetNorm::Group),
-        None => (model, ResNetNorm::Batch),
-    };
-    let &(_, depths, width) = RESNETS.iter().find(|(name, ..)| *name == plain)?;
-    Some(resnet_of(depths, width, norm, args))
+fn resnet(model: &str, config: &Value, args: &mut Args) -> Option<Result<ResNet, String>> {
+    RESNETS.contains(&model).then(|| resnet_of(model, config, args))
 }
 
-fn resnet_of(depths: [usize; 4], width: usize, norm: ResNetNorm, args: &mut Args) -> Result<ResNet, String> {
-    args.only("global_pool", &"avg".into())?;
-    args.only("cardinality", &1.into())?;
-    args.only("output_stride", &32.into())?;
-    args.only("stem_type", &"".into())?;
-    let depths = args.sizes("layers")?.unwrap_or(depths.to_vec());
-    // timm counts a bottleneck's channels before they are widened.
-    let planes = args.sizes("channels")?.unwrap_or((0..4).map(|stage| 64 << stage).collect());
-    let first = planes.first().copied().unwrap_or(0);
-    let doubles = planes.iter().enumerate().all(|(stage, &p)| Some(p) == first.checked_shl(stage as u32));
-    if !doubles || planes.len() != depths.len() {
-        return Err(format!(
-            "`channels` {planes:?} must double from stage to stage of `layers` {depths:?}"
-        ));
+fn resnet_of(model: &str, config: &Value, args: &mut Args) -> Result<ResNet, String> {
+    for (key, only) in [
+        ("global_pool", "avg".into()),
+        ("cardinality", 1.into()),
+        ("output_stride", 32.into()),
+        ("stem_type", "".into()),
+    ] {
+        args.only(key, &only)?;
     }
-    let width = match args.size("base_width")? {
-        Some(base) => first.saturating_mul(base) / 64,
-        None => first.saturating_mul(width) / 64,
-    };
-    Ok(ResNet {
-        width,
-        outputs: first.saturating_mul(4),
-        stem: args.dim("conv1.weight", 0).unwrap_or(64),
-        depths,
-        norm,
-        stride_on: StrideOn::Second,
-        image: args.size("img_size")?.unwrap_or(224),
-        channels: args.channels("conv1.weight")?,
-        norm_eps: 1e-5,
-        classes: args.classes("fc.weight")?,
-    })
+    for key in HARMLESS {
+        args.args.remove(key);
+    }
+    // What nothing says, the shapes do.
+    let classes = args.classes("fc.weight")?;
+    let channels = args.channels("conv1.weight")?;
+    let mut said = if config.is_object() { config.clone() } else { json!({}) };
+    said["num_classes"] = json!(classes);
+    if said.pointer("/pretrained_cfg/input_size").is_none() {
+        said["pretrained_cfg"] = json!({ "input_size": [channels, 224, 224] });
+    }
+    let mut rest = std::mem::take(&mut args.args);
+    rest.insert("in_chans".into(), json!(channels));
+    said["model_args"] = Value::Object(rest);
+    layout::timm_resnet(model, &said)
 }
 
 /// How a file of timm has the tensors of `network`.
 pub(super) fn dialect(network: &dyn Network, files: &Shards) -> Dialect {
-    let architecture = network.architecture();
-    let rename = |ours: &str| match &architecture {
+    match network.architecture() {
+        // Written as timm has it.
+        Architecture::ResNet(_) => layout::dialect(&Value::Null, network, files),
         // timm halves the map where a stage begins, we where the one before ends.
-        Architecture::Swin(_) => swin_name(ours),
-        Architecture::ResNet(_) if ours.starts_with("head.") => ours.replacen("head.", "fc.", 1),
-        _ => ours.to_owned(),
-    };
-    Dialect::timm(network, rename, files)
+        Architecture::Swin(_) => Dialect::timm(network, swin_name, files),
+        _ => Dialect::timm(network, str::to_owned, files),
+    }
 }
 
 fn swin_name(ours: &str) -> String {

@@ -1,10 +1,13 @@
 //! Dialects: how the tensors of a file, ours or a stranger's, become those of a network.
 
+use std::collections::HashSet;
+
 use offshoot_family::Architecture;
 
-use super::{Layout, LayoutTensor};
+use super::LayoutTensor;
 use crate::network::Network;
 use crate::shards::Shards;
+use crate::spec::{Init, TensorSpec};
 
 /// How a file says what a network's tensors are.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -72,9 +75,9 @@ const ALWAYS: [Ignored; 4] = [
 const MASK_TOKEN: &str = "mask_token";
 
 impl Dialect {
-    /// A file of transformers: the names of `layout`, whatever the model is called inside the class that was saved.
-    pub fn transformers(layout: Layout, architecture: &Architecture, files: &Shards) -> Self {
-        let bases: &[&str] = match architecture {
+    /// A file with the names of a layout, whatever the model is called inside the class that was saved.
+    pub(super) fn of_layout(tensors: Vec<LayoutTensor>, network: &dyn Network, files: &Shards) -> Self {
+        let bases: &[&str] = match network.architecture() {
             Architecture::Vit(_) => &["vit.", "dinov2."],
             Architecture::Swin(_) => &["swin."],
             Architecture::ResNet(_) => &["resnet."],
@@ -94,7 +97,7 @@ impl Dialect {
             ignored: ALWAYS.to_vec(),
             ..Self::default()
         };
-        for mut tensor in layout.tensors {
+        for mut tensor in tensors {
             if !tensor.name.starts_with("classifier.") {
                 tensor.name = format!("{base}{}", bare(&tensor.name));
             }
@@ -111,6 +114,7 @@ impl Dialect {
             }],
             _ => Vec::new(),
         });
+        dialect.fill(network);
         dialect
     }
 
@@ -140,20 +144,30 @@ impl Dialect {
                 why: "no network with LayerScale has a classifier here",
             });
         }
+        dialect.fill(network);
         dialect
     }
 
-    /// Adds a tensor; a mask token that the file does not have is zero.
+    /// Adds a tensor, if it is not a mask token that the file does not have.
     fn add(&mut self, tensor: LayoutTensor, files: &Shards) {
-        if tensor.tensor == MASK_TOKEN && files.shape(&tensor.name).is_none() {
-            self.constants.push(Constant {
-                elements: tensor.shape.iter().product(),
-                tensor: tensor.tensor,
-                value: 0.0,
-            });
-        } else {
+        if tensor.tensor != MASK_TOKEN || files.shape(&tensor.name).is_some() {
             self.tensors.push(tensor);
         }
+    }
+
+    /// What is in no tensor of the file has the value that it starts with; the mask token is zero.
+    fn fill(&mut self, network: &dyn Network) {
+        let known: HashSet<&str> = self.tensors.iter().map(|t| t.tensor.as_str()).collect();
+        let missing = network.specs().into_iter().filter(|spec| !known.contains(&spec.name[..]));
+        let constant = |spec: TensorSpec| Constant {
+            elements: spec.elements(),
+            value: match spec.init {
+                Init::Constant(value) => value,
+                _ => 0.0,
+            },
+            tensor: spec.name,
+        };
+        self.constants = missing.map(constant).collect();
     }
 
     /// Compares names and shapes with those of `files`.
@@ -174,7 +188,7 @@ impl Dialect {
                 Some(_) => {}
             }
         }
-        let known: std::collections::HashSet<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
+        let known: HashSet<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
         let unknown = files
             .names()
             .into_iter()

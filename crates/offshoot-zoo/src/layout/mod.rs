@@ -1,11 +1,13 @@
-//! Hugging Face folders: how a network's tensors are named and cut there, and the JSON files beside them.
+//! Folders of other programs: how a network's tensors are named and cut there, and the JSON files beside them.
 
 mod config;
 mod dialect;
+mod resnet;
 mod swin;
 mod vit;
 
 pub use dialect::{Constant, Dialect, Ignored};
+pub(crate) use resnet::{resnet_layout, timm_architecture as timm_resnet};
 pub(crate) use swin::swin_layout;
 pub(crate) use vit::vit_layout;
 
@@ -16,7 +18,7 @@ use serde_json::{Value, json};
 use crate::network::Network;
 use crate::shards::Shards;
 
-/// One tensor as a Hugging Face file has it: some rows of one of ours, perhaps under another shape.
+/// One tensor as a file has it: some rows of one of ours, perhaps under another shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayoutTensor {
     /// Name in the file.
@@ -29,14 +31,15 @@ pub struct LayoutTensor {
     pub rows: Option<(usize, usize, usize)>,
 }
 
-/// A network as a Hugging Face folder.
+/// A network as a folder that another program opens: transformers, or timm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layout {
-    /// Every tensor of `model.safetensors`. Parts of one of our tensors stand next to each other, in row order.
+    /// Every tensor of `model.safetensors`. Parts of one of our tensors stand next to each other, in row order. A tensor of ours
+    /// that is not among them is left out of the file, and is its start value when the file is read.
     pub tensors: Vec<LayoutTensor>,
     /// `config.json`.
     pub config: Value,
-    /// The transformers class that opens the folder.
+    /// What opens the folder: a class of transformers, or a call.
     pub class: &'static str,
 }
 
@@ -46,40 +49,56 @@ impl Layout {
         self.tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect()
     }
 
+    /// `config.json` for images prepared in this way; where it has a place for that, it says so.
+    pub fn config(&self, preprocessing: &Preprocessing) -> Value {
+        let mut config = self.config.clone();
+        if let Some(Value::Object(timm)) = config.get_mut("pretrained_cfg") {
+            timm.insert("mean".into(), json!(preprocessing.mean));
+            timm.insert("std".into(), json!(preprocessing.std));
+            let share = f64::from(preprocessing.crop) / f64::from(preprocessing.resize.max(1));
+            timm.insert("crop_pct".into(), json!(share));
+        }
+        config
+    }
+
     /// Bytes of the exported fp32 weights file.
     pub fn bytes(&self) -> u64 {
         crate::safetensors::file_bytes(self.tensors.iter().map(|t| (t.name.as_str(), &t.shape[..])))
     }
 }
 
-/// The architecture that a `config.json` describes.
+/// The architecture that a `config.json` describes: transformers' by its `model_type`, timm's by its `architecture`.
 ///
 /// # Errors
 /// Names the key that is missing or has a value that no network here takes.
 pub fn architecture(config: &Value) -> Result<Architecture, String> {
-    let kind = config
-        .get("model_type")
-        .and_then(Value::as_str)
-        .ok_or("`model_type` is missing")?;
-    match kind {
-        "dinov2" => vit::vit_architecture(config).map(Architecture::Vit),
-        "vit" => vit::plain_architecture(config).map(Architecture::Vit),
-        "swin" => swin::swin_architecture(config).map(Architecture::Swin),
-        other => {
+    let text = |key: &str| config.get(key).and_then(Value::as_str);
+    match (text("model_type"), text("architecture")) {
+        (Some("dinov2"), _) => vit::vit_architecture(config).map(Architecture::Vit),
+        (Some("vit"), _) => vit::plain_architecture(config).map(Architecture::Vit),
+        (Some("swin"), _) => swin::swin_architecture(config).map(Architecture::Swin),
+        (Some("resnet"), _) => resnet::transformers_architecture(config).map(Architecture::ResNet),
+        (Some(other), _) => {
             let known = KINDS.join(", ");
             let why = unsupported(other).map_or(String::new(), |why| format!(" ({why})"));
             Err(format!("`model_type` is `{other}`{why}; this version opens {known}"))
         }
+        (None, Some(name)) => resnet::timm_architecture(name, config).map(Architecture::ResNet),
+        (None, None) => Err("`model_type` is missing, and so is timm's `architecture`".into()),
     }
 }
 
-/// How a file of transformers has the tensors of `network`.
-pub fn transformers_dialect(network: &dyn Network, files: &Shards) -> Dialect {
-    Dialect::transformers(network.layout(), &network.architecture(), files)
+/// How a file of transformers has the tensors of `network`; of our own, where `config` is timm's.
+pub(crate) fn dialect(config: &Value, network: &dyn Network, files: &Shards) -> Dialect {
+    let tensors = match network.architecture() {
+        Architecture::ResNet(net) if config.get("model_type").is_some() => resnet::transformers_tensors(&net),
+        _ => network.layout().tensors,
+    };
+    Dialect::of_layout(tensors, network, files)
 }
 
 /// Values of `model_type` that are opened.
-const KINDS: [&str; 3] = ["dinov2", "vit", "swin"];
+const KINDS: [&str; 4] = ["dinov2", "vit", "swin", "resnet"];
 
 /// What it is about another `model_type` that no network here has.
 fn unsupported(kind: &str) -> Option<&'static str> {
