@@ -84,11 +84,7 @@ fn of_transformers(folder: &Path, config: &Value) -> Result<Import, CheckpointEr
     let class = config.pointer("/architectures/0").and_then(Value::as_str);
     let class = class.unwrap_or(network.layout().class).to_owned();
     let path = folder.join("preprocessor_config.json");
-    let said = if path.is_file() {
-        Some(read_json(&path)?)
-    } else {
-        None
-    };
+    let said = if path.is_file() { Some(read_json(&path)?) } else { None };
     let mut notes = Vec::new();
     let input = (network.image(), network.stride());
     let preprocessing = match &said {
@@ -157,7 +153,8 @@ impl Import {
         if let Architecture::ResNet(net) = checkpoint.network().architecture()
             && net.norm == offshoot_family::ResNetNorm::Batch
         {
-            notes.push("running statistics of BatchNorm are kept and never updated; children get slices of them".into());
+            notes
+                .push("running statistics of BatchNorm are kept and never updated; children get slices of them".into());
         }
         Ok(Self {
             checkpoint,

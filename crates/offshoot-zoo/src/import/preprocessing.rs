@@ -56,7 +56,9 @@ pub(super) fn of_transformers(
     }
     let (mean, std) = (values("image_mean", 0.0)?, values("image_std", 1.0)?);
     let kind = said.get("image_processor_type").or(said.get("feature_extractor_type"));
-    let next = kind.and_then(Value::as_str).is_some_and(|kind| kind.starts_with("ConvNext"));
+    let next = kind
+        .and_then(Value::as_str)
+        .is_some_and(|kind| kind.starts_with("ConvNext"));
     let size = side(said.get("size"), "size")?;
     let crops = does("do_center_crop").unwrap_or(said.get("crop_size").is_some());
     let (resize, crop) = match (size, side(said.get("crop_size"), "crop_size")?) {
@@ -107,7 +109,10 @@ pub(super) fn of_timm(said: &Value, (image, stride): Input, notes: &mut Vec<Stri
     let share = said.get("crop_pct").and_then(Value::as_f64).unwrap_or(0.875);
     let share = if share > 0.1 && share <= 1.0 { share } else { 1.0 };
     let crop = image.1 as u32;
-    resampling(said.get("interpolation").and_then(Value::as_str) == Some("bicubic"), notes);
+    resampling(
+        said.get("interpolation").and_then(Value::as_str) == Some("bicubic"),
+        notes,
+    );
     let (resize, crop) = fitting((f64::from(crop) / share) as u32, crop, image.1, stride, notes);
     Ok(Preprocessing {
         resize,
@@ -144,11 +149,15 @@ fn numbers(key: &str, value: &Value, channels: usize) -> Result<Vec<f64>, String
     };
     let list: Option<Vec<f64>> = list;
     let good = |list: &Vec<f64>| {
-        let all = list.iter().all(|v| v.is_finite() && (!key.ends_with("std") || *v > 0.0));
+        let all = list
+            .iter()
+            .all(|v| v.is_finite() && (!key.ends_with("std") || *v > 0.0));
         all && (list.len() == 1 || list.len() == channels)
     };
     let list = list.filter(good);
-    let list = list.ok_or(format!("`{key}` is {value}, not one number for each of {channels} channels"))?;
+    let list = list.ok_or(format!(
+        "`{key}` is {value}, not one number for each of {channels} channels"
+    ))?;
     Ok(if list.len() == 1 { vec![list[0]; channels] } else { list })
 }
 

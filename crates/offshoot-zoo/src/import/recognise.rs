@@ -8,10 +8,7 @@ pub(super) fn unnamed(files: &Shards) -> (String, String) {
     let reason = "no config.json says which model it is".to_owned();
     let hint = match guess(files) {
         Some((looks, name)) => format!("it looks like {looks}: try `--arch {name}`"),
-        None => format!(
-            "say which by `--arch NAME`; supported are {}",
-            timm::SUPPORTED
-        ),
+        None => format!("say which by `--arch NAME`; supported are {}", timm::SUPPORTED),
     };
     (reason, hint)
 }
@@ -60,7 +57,9 @@ fn guess(files: &Shards) -> Option<(String, String)> {
         ));
     }
     if files.shape("layer1.0.conv3.weight").is_some() {
-        let depths: Vec<usize> = (1..=4).map(|stage| count(&|i| format!("layer{stage}.{i}.conv1.weight"))).collect();
+        let depths: Vec<usize> = (1..=4)
+            .map(|stage| count(&|i| format!("layer{stage}.{i}.conv1.weight")))
+            .collect();
         let width = dim("layer1.0.conv1.weight", 0)?;
         let batch = files.shape("bn1.running_mean").is_some();
         let name = match (&depths[..], width, batch) {

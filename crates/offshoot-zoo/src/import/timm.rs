@@ -115,7 +115,9 @@ impl Args<'_> {
             Value::Array(several) if several.windows(2).all(|pair| pair[0] == pair[1]) => several.first(),
             one => Some(one),
         };
-        let whole = number.and_then(|n| n.as_f64()).filter(|n| n.fract() == 0.0 && (0.0..1e9).contains(n));
+        let whole = number
+            .and_then(|n| n.as_f64())
+            .filter(|n| n.fract() == 0.0 && (0.0..1e9).contains(n));
         whole
             .map(|n| Some(n as usize))
             .ok_or(format!("`{key}` is {value}, not a whole number"))
@@ -139,7 +141,9 @@ impl Args<'_> {
         }
         match self.args.into_iter().find(|(_, value)| !value.is_null()) {
             None => Ok(()),
-            Some((key, value)) => Err(format!("`model_args` has `{key}` = {value}, which no network here knows")),
+            Some((key, value)) => Err(format!(
+                "`model_args` has `{key}` = {value}, which no network here knows"
+            )),
         }
     }
 
@@ -257,7 +261,9 @@ fn vit_of(
     };
     let mut layer_scale = if scaled { LAYER_SCALE } else { 0.0 };
     if let Some(value) = args.take("init_values") {
-        layer_scale = value.as_f64().ok_or(format!("`init_values` is {value}, not a number"))?;
+        layer_scale = value
+            .as_f64()
+            .ok_or(format!("`init_values` is {value}, not a number"))?;
     }
     let classes = args.classes("head.weight")?;
     Ok(Vit {
@@ -302,9 +308,14 @@ fn swin_of(
     args.only("qkv_bias", &true.into())?;
     let width = args.size("embed_dim")?.unwrap_or(width);
     let depths = args.sizes("depths")?.unwrap_or(vec![2, 2, third, 2]);
-    let heads = args.sizes("num_heads")?.unwrap_or((0..4).map(|stage| heads << stage).collect());
+    let heads = args
+        .sizes("num_heads")?
+        .unwrap_or((0..4).map(|stage| heads << stage).collect());
     let first = heads.first().copied().unwrap_or(0);
-    let doubles = heads.iter().enumerate().all(|(stage, &h)| Some(h) == first.checked_shl(stage as u32));
+    let doubles = heads
+        .iter()
+        .enumerate()
+        .all(|(stage, &h)| Some(h) == first.checked_shl(stage as u32));
     if first == 0 || !width.is_multiple_of(first) || !doubles || heads.len() != depths.len() {
         return Err(format!(
             "`num_heads` {heads:?} must double from stage to stage of `depths` {depths:?} and divide `embed_dim` {width}"
@@ -374,5 +385,6 @@ fn swin_name(ours: &str) -> String {
         let leaf = leaf.replace("attn.relative_position", "attn.relative_position_bias_table");
         return format!("layers.{stage}.{leaf}");
     }
-    ours.strip_prefix("head.").map_or(ours.to_owned(), |leaf| format!("head.fc.{leaf}"))
+    ours.strip_prefix("head.")
+        .map_or(ours.to_owned(), |leaf| format!("head.fc.{leaf}"))
 }

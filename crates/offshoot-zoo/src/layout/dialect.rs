@@ -158,7 +158,10 @@ impl Dialect {
     /// What is in no tensor of the file has the value that it starts with; the mask token is zero.
     fn fill(&mut self, network: &dyn Network) {
         let known: HashSet<&str> = self.tensors.iter().map(|t| t.tensor.as_str()).collect();
-        let missing = network.specs().into_iter().filter(|spec| !known.contains(&spec.name[..]));
+        let missing = network
+            .specs()
+            .into_iter()
+            .filter(|spec| !known.contains(&spec.name[..]));
         let constant = |spec: TensorSpec| Constant {
             elements: spec.elements(),
             value: match spec.init {

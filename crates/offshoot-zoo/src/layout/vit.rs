@@ -61,12 +61,22 @@ fn vit_block(vit: &Vit, prefix: &str, i: usize) -> Vec<LayoutTensor> {
     let [norm1, norm2, fc1, fc2] = if scaled {
         ["norm1", "norm2", "mlp.fc1", "mlp.fc2"]
     } else {
-        ["layernorm_before", "layernorm_after", "intermediate.dense", "output.dense"]
+        [
+            "layernorm_before",
+            "layernorm_after",
+            "intermediate.dense",
+            "output.dense",
+        ]
     };
     let parts: [(&str, &str, &str, Vec<usize>); 12] = [
         (norm1, ".weight", "norm1.weight", vec![width]),
         (norm1, ".bias", "norm1.bias", vec![width]),
-        ("attention.output.dense", ".weight", "attn.proj.weight", vec![width, width]),
+        (
+            "attention.output.dense",
+            ".weight",
+            "attn.proj.weight",
+            vec![width, width],
+        ),
         ("attention.output.dense", ".bias", "attn.proj.bias", vec![width]),
         ("layer_scale1", ".lambda1", "ls1.gamma", vec![width]),
         (norm2, ".weight", "norm2.weight", vec![width]),
