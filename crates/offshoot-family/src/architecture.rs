@@ -11,7 +11,7 @@ pub enum Architecture {
     Vit(Vit),
     /// A vision transformer of shifted windows in stages: the layout of Hugging Face's `SwinModel`.
     Swin(Swin),
-    /// A residual network of bottleneck blocks: the layout of timm's `resnet`.
+    /// A residual network of bottleneck blocks: the layout of timm's `resnet`, or Hugging Face's `ResNetModel`.
     ResNet(ResNet),
 }
 
@@ -92,6 +92,9 @@ pub struct ResNet {
     pub depths: Vec<usize>,
     /// How channels are normalised.
     pub norm: ResNetNorm,
+    /// Groups of every GroupNorm; with BatchNorm they play no part.
+    #[serde(default = "paper_groups")]
+    pub groups: usize,
     /// Which convolution of a stage's first block strides.
     pub stride_on: StrideOn,
     /// Native side of a square image, in pixels. 0 in a recipe: the global crop's.
@@ -111,7 +114,7 @@ pub struct ResNet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ResNetNorm {
-    /// GroupNorm of 32 groups.
+    /// GroupNorm.
     Group,
     /// BatchNorm with the running statistics that it was imported with; they are never updated.
     Batch,
@@ -130,6 +133,11 @@ pub enum StrideOn {
 /// LayerScale's start value in POA and DINOv2.
 fn paper_layer_scale() -> f64 {
     1e-5
+}
+
+/// Groups of GroupNorm in POA, and timm's default.
+fn paper_groups() -> usize {
+    32
 }
 
 fn is_zero(number: &usize) -> bool {
@@ -327,25 +335,43 @@ impl Swin {
 }
 
 impl ResNet {
-    /// Groups of every GroupNorm.
-    pub const GROUPS: usize = 32;
-
-    /// Checks that the numbers make a network.
+    /// Checks that the numbers make a network, and one that another program opens: timm's `resnet` has a stem of 64 channels and
+    /// strides in the second convolution; transformers' `ResNetModel` can stride in the first, and then has BatchNorm with an
+    /// epsilon of 1e-5 and a quarter of a stage's outputs between its convolutions.
     ///
     /// # Errors
     /// Names the first number that does not fit the others.
     pub fn check(&self) -> Result<(), ArchitectureError> {
         let channels = [("width", self.width), ("outputs", self.outputs), ("stem", self.stem)];
         positive(&channels)?;
-        positive(&[("image", self.image)])?;
+        positive(&[("image", self.image), ("groups", self.groups)])?;
         stages(&self.depths)?;
+        if self.depths.len() != 4 {
+            let reason = "must be the blocks of 4 stages";
+            return Err(ArchitectureError::new("depths", format!("{:?}", self.depths), reason));
+        }
         doubling("width", self.width, self.depths.len())?;
         doubling("outputs", self.outputs, self.depths.len())?;
+        if !self.outputs.is_multiple_of(4) {
+            return Err(ArchitectureError::new(
+                "outputs",
+                self.outputs,
+                "must be a multiple of 4",
+            ));
+        }
         if self.norm == ResNetNorm::Group
-            && let Some((name, value)) = channels.iter().find(|(_, c)| !c.is_multiple_of(Self::GROUPS))
+            && let Some((name, value)) = channels.iter().find(|(_, c)| !c.is_multiple_of(self.groups))
         {
-            let reason = format!("must be a multiple of the {} groups of GroupNorm", Self::GROUPS);
+            let reason = format!("must be a multiple of the {} groups of GroupNorm", self.groups);
             return Err(ArchitectureError::new(name, value, reason));
+        }
+        match self.stride_on {
+            StrideOn::Second if self.stem != 64 => {
+                let reason = "must be 64: timm's resnet has no other";
+                return Err(ArchitectureError::new("stem", self.stem, reason));
+            }
+            StrideOn::Second => {}
+            StrideOn::First => self.check_first()?,
         }
         image_side(self.image, self.stride(), "the last stage's stride")?;
         colours(self.channels)?;
@@ -353,14 +379,49 @@ impl ResNet {
         positive(&[("classes", self.classes.max(1))])
     }
 
+    /// Whether transformers' `ResNetModel` is such a network.
+    fn check_first(&self) -> Result<(), ArchitectureError> {
+        if self.norm == ResNetNorm::Group {
+            let reason = "no program opens a residual network with GroupNorm that strides there: use `second`";
+            return Err(ArchitectureError::new("stride_on", "first", reason));
+        }
+        if self.width != self.outputs / 4 {
+            let reason = format!(
+                "must be a quarter of outputs {} where the first convolution strides: transformers' ResNetModel has no other",
+                self.outputs
+            );
+            return Err(ArchitectureError::new("width", self.width, reason));
+        }
+        if self.norm_eps != 1e-5 {
+            let reason = "must be 1e-5 where the first convolution strides: transformers' ResNetModel has no other";
+            return Err(ArchitectureError::new("norm_eps", self.norm_eps, reason));
+        }
+        Ok(())
+    }
+
     /// Pixels that become one cell of the last stage's map, on a side: 4 in the stem, and 2 for every further stage.
     pub fn stride(&self) -> usize {
         4 << (self.depths.len() - 1)
     }
 
+    /// Channels between the convolutions of a bottleneck of stage `stage`, counted from 0.
+    pub fn stage_width(&self, stage: usize) -> usize {
+        self.width << stage
+    }
+
+    /// Output channels of stage `stage`, counted from 0.
+    pub fn stage_outputs(&self, stage: usize) -> usize {
+        self.outputs << stage
+    }
+
     /// Channels of the features.
     pub fn feature_width(&self) -> usize {
-        self.outputs << (self.depths.len() - 1)
+        self.stage_outputs(self.depths.len() - 1)
+    }
+
+    /// Whether the first block of stage `stage` has a convolution in its shortcut: where it strides or changes the channels.
+    pub fn has_shortcut(&self, stage: usize) -> bool {
+        stage > 0 || self.stem != self.outputs
     }
 }
 

@@ -26,18 +26,30 @@ pub fn model_card(catalog: &Catalog, child: &Child, opened_by: CardFor) -> Strin
         .map(|(axis, size)| format!("{axis} {size}"))
         .collect();
     let preparation = &catalog.data.preprocessing;
+    let (tag, origin) = if catalog.method == "import" {
+        let origin = format!(
+            "A model of others, with {}, that was imported and written again.",
+            sizes.join(" and ")
+        );
+        ("", origin)
+    } else {
+        let origin = format!(
+            "One of {} models that come out of one self-supervised run. This one has {}; it was cut out of the run's parent \
+             without any further training and needs neither the parent nor offshoot.",
+            catalog.children.len(),
+            sizes.join(" and ")
+        );
+        ("- self-supervised\n", origin)
+    };
     // Writing to a string cannot fail.
     let _ = write!(
         card,
-        "---\nlibrary_name: {library}\npipeline_tag: image-feature-extraction\ntags:\n- offshoot\n- {method}\n- \
-         self-supervised\n---\n\n# {id}{name}\n\nOne of {count} models that come out of one self-supervised run. This one has {sizes}; \
-         it was cut out of the run's parent without any further training and needs neither the parent nor offshoot.\n\n\
+        "---\nlibrary_name: {library}\npipeline_tag: image-feature-extraction\ntags:\n- offshoot\n- {method}\n{tag}---\n\n\
+         # {id}{name}\n\n{origin}\n\n\
          | | |\n|---|---|\n| parameters | {parameters} |\n| multiply-adds of one image | {macs} |\n| weights | {weights} |\n\
          | input | {channels} x {crop} x {crop}, shorter side resized to {resize} |\n\n",
         method = catalog.method,
         id = child.id,
-        count = catalog.children.len(),
-        sizes = sizes.join(" and "),
         parameters = units::grouped(child.parameters),
         macs = units::grouped(child.macs),
         library = match opened_by {

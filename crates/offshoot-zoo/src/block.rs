@@ -256,6 +256,14 @@ pub(crate) fn upsample_tokens(map: Tensor<3>, side: usize, factor: usize) -> Ten
         .reshape([batch, side * side * factor * factor, dim])
 }
 
+/// The token of a map of `side` that stands at each place of the map with every token doubled both ways, row-major.
+pub(crate) fn doubled(side: usize) -> Vec<usize> {
+    let twice = 2 * side;
+    (0..twice * twice)
+        .map(|at| at / twice / 2 * side + at % twice / 2)
+        .collect()
+}
+
 /// The tensors of a linear classifier of `classes` classes on features of dimension `feature`; none for 0 classes.
 pub(crate) fn head_specs(classes: usize, feature: Dim) -> Vec<TensorSpec> {
     if classes == 0 {

@@ -256,7 +256,7 @@ pub trait Network: Send + Sync {
     /// Numbers that a forward pass of one image of side `image` pixels keeps for the backward pass.
     fn activations(&self, image: usize) -> u64;
 
-    /// How its weights are named and described in a Hugging Face folder.
+    /// How its weights are named and described in the folder of another program.
     fn layout(&self) -> Layout;
 
     /// The forward pass of native images as an ONNX graph, in the same steps and with weights by the same names: from `pixels`,

@@ -1,8 +1,9 @@
 //! Which code runs which architecture: the one place that tells architectures apart.
 
-use offshoot_family::{Architecture, Swin, Vit};
+use offshoot_family::{Architecture, ResNet, ResNetNorm, StrideOn, Swin, Vit};
 
 use crate::network::{Network, NetworkError, SpaceBounds};
+use crate::resnet::ResNetNetwork;
 use crate::swin::SwinNetwork;
 use crate::vit::VitNetwork;
 
@@ -20,6 +21,10 @@ pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkErro
             swin.check()?;
             Ok(Box::new(SwinNetwork::new(swin.clone())))
         }
+        Architecture::ResNet(net) => {
+            net.check()?;
+            Ok(Box::new(ResNetNetwork::new(net.clone())))
+        }
         other => Err(NetworkError::Space(format!(
             "this version has no network for {other:?}"
         ))),
@@ -27,7 +32,7 @@ pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkErro
 }
 
 /// Families that can be trained.
-pub const FAMILIES: [&str; 2] = ["vit", "swin"];
+pub const FAMILIES: [&str; 3] = ["vit", "swin", "resnet"];
 
 /// POA's intact network of a family and the bounds of its space (elastic.md sections 2.2 to 2.4); none if there is no such
 /// family. Image side and channels are left to the data.
@@ -68,6 +73,22 @@ pub fn paper(family: &str) -> Option<(Architecture, SpaceBounds)> {
                 classes: 0,
             };
             Some((Architecture::Swin(swin), bounds(96, &[2, 2, 6, 2])))
+        }
+        "resnet" => {
+            let net = ResNet {
+                width: 128,
+                outputs: 256,
+                stem: 64,
+                depths: vec![3, 8, 36, 3],
+                norm: ResNetNorm::Group,
+                groups: 32,
+                stride_on: StrideOn::Second,
+                image: 0,
+                channels: 0,
+                norm_eps: 1e-5,
+                classes: 0,
+            };
+            Some((Architecture::ResNet(net), bounds(64, &[3, 4, 6, 3])))
         }
         _ => None,
     }

@@ -95,6 +95,9 @@ pub struct TensorSpec {
     pub layer: Option<usize>,
     /// Whether it belongs to the patch embedding, whose learning rate has a factor of its own.
     pub patch_embed: bool,
+    /// Whether it is never trained and never averaged, such as the running statistics of a BatchNorm. The forward pass detaches
+    /// it, so that it has no gradient.
+    pub frozen: bool,
 }
 
 impl TensorSpec {
@@ -108,6 +111,7 @@ impl TensorSpec {
             decay: true,
             layer: None,
             patch_embed: false,
+            frozen: false,
         }
     }
 
@@ -121,6 +125,12 @@ impl TensorSpec {
     #[must_use]
     pub fn undecayed(self) -> Self {
         Self { decay: false, ..self }
+    }
+
+    /// The same, never trained.
+    #[must_use]
+    pub fn frozen(self) -> Self {
+        Self { frozen: true, ..self }.undecayed()
     }
 
     /// Its shape.

@@ -589,12 +589,9 @@ impl Network for SwinNetwork {
         let x = graph.layer_norm(x, "norm", self.swin.norm_eps);
         let map = graph.reshape(x, &[Batch(1), Fixed(side * side), Fixed(self.swin.feature_width())]);
         let cls = graph.mean(map, &[1]);
-        let doubled: Vec<usize> = (0..MERGED * side * side)
-            .map(|at| at / (2 * side) / 2 * side + at % (2 * side) / 2)
-            .collect();
         onnx::Outputs {
             cls,
-            patches: graph.gather(map, 1, &doubled),
+            patches: graph.gather(map, 1, &block::doubled(side)),
             logits: (self.swin.classes > 0).then(|| graph.linear(cls, "head")),
         }
     }

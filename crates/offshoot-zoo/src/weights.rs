@@ -139,6 +139,13 @@ impl Weights {
         self.0.is_empty()
     }
 
+    /// The tensors of these names.
+    #[must_use]
+    pub fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
+        let kept = self.0.iter().filter(|(name, _)| wanted(name));
+        Self(kept.map(|(name, weight)| (name.clone(), weight.clone())).collect())
+    }
+
     /// The tensors of `self` and `other` together.
     #[must_use]
     pub fn joined(mut self, other: Self) -> Self {

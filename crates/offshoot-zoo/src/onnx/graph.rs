@@ -295,6 +295,20 @@ impl Graph {
         self.add(x, beta)
     }
 
+    /// The BatchNorm called `layer` of `[batch, channels, height, width]` with the statistics that it holds: weight, bias, mean
+    /// and variance, one of each a channel.
+    pub fn batch_norm(&mut self, x: Value, layer: &str, epsilon: f64) -> Value {
+        let shape = self.shape(x).to_vec();
+        let mut operands = vec![x];
+        for leaf in ["weight", "bias", "mean", "variance"] {
+            let vector = self.weight(&format!("{layer}.{leaf}"));
+            assert_eq!(self.shape(vector), &shape[1..2], "channels of `{layer}.{leaf}`");
+            operands.push(vector);
+        }
+        let attributes = vec![Attribute::float("epsilon", epsilon as f32)];
+        self.named_node(layer, "BatchNormalization", &operands, attributes, shape)
+    }
+
     /// The convolution called `layer` of `[batch, channels, height, width]`: its kernel is `layer.weight`, (out, in, rows,
     /// columns), and its bias `layer.bias`, if the network has one.
     pub fn convolution(&mut self, x: Value, layer: &str, sliding: Sliding) -> Value {

@@ -198,7 +198,8 @@ fn check(run: &Path, children: &[&Child], target: impl Fn(&Child) -> PathBuf, de
 
 /// Class-token features of one batch.
 fn features(network: &dyn Network, weights: &Weights, values: &[f32], images: usize, device: &Device) -> Vec<f32> {
-    let (channels, side) = network.image();
+    let (channels, _) = network.image();
+    let side = (values.len() / (images * channels).max(1)).isqrt();
     let data = TensorData::new(values.to_vec(), [images, channels, side, side]);
     let features = network.forward(weights, Tensor::from_data(data, device), None, &mut KeepAll);
     features.cls.into_data().try_to_vec().unwrap_or_default()

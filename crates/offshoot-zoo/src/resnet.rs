@@ -1,0 +1,452 @@
+//! The residual network of bottleneck blocks: four stages, GroupNorm or a BatchNorm whose statistics are given, a mask token.
+//!
+//! The layout is timm's `resnet`, or transformers' `ResNetModel` where the first convolution of a stage strides; the elastic space
+//! and its slices follow POA appendix A.2: only the channels between a block's convolutions and the number of blocks are cut, so
+//! that the outputs of all children have the parent's channels. A child is a plain ResNet of its own numbers.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::ops::MaxPoolOptions;
+use offshoot_family::{Architecture, Operator, ResNet, ResNetNorm, Shape, Space, StrideOn, View};
+
+use crate::block;
+use crate::layout::{Layout, resnet_layout};
+use crate::network::{
+    DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, depths_of, kept_in_stages,
+};
+use crate::onnx;
+use crate::spec::{Dim, Init, TensorSpec};
+use crate::tensor::{Bool, GroupNorm, Tensor, activation, convolution, group_norm, module};
+use crate::weights::Weights;
+
+/// A residual network's forward pass and space.
+#[derive(Clone, Debug)]
+pub struct ResNetNetwork {
+    net: ResNet,
+}
+
+/// One block of the network: where it stands, and the channels that go in.
+#[derive(Clone, Copy, Debug)]
+struct Bottleneck {
+    /// Counted through all stages.
+    id: usize,
+    stage: usize,
+    /// Counted within its stage.
+    place: usize,
+    inputs: usize,
+}
+
+impl Bottleneck {
+    fn name(&self) -> String {
+        format!("stages.{}.blocks.{}", self.stage, self.place)
+    }
+
+    /// The factor by which the block makes its map smaller, on a side.
+    fn stride(&self) -> usize {
+        if self.stage > 0 && self.place == 0 { 2 } else { 1 }
+    }
+}
+
+impl ResNetNetwork {
+    /// The network of checked numbers.
+    pub fn new(net: ResNet) -> Self {
+        Self { net }
+    }
+
+    fn blocks(&self) -> Vec<Bottleneck> {
+        let mut blocks = Vec::new();
+        let mut inputs = self.net.stem;
+        for (stage, &depth) in self.net.depths.iter().enumerate() {
+            for place in 0..depth {
+                let id = blocks.len();
+                blocks.push(Bottleneck {
+                    id,
+                    stage,
+                    place,
+                    inputs,
+                });
+                inputs = self.net.stage_outputs(stage);
+            }
+        }
+        blocks
+    }
+
+    fn has_shortcut(&self, block: Bottleneck) -> bool {
+        block.place == 0 && self.net.has_shortcut(block.stage)
+    }
+
+    /// Strides of a block's first and second convolution.
+    fn strides(&self, block: Bottleneck) -> (usize, usize) {
+        match self.net.stride_on {
+            StrideOn::First => (block.stride(), 1),
+            StrideOn::Second => (1, block.stride()),
+        }
+    }
+
+    /// Scale and shift of every channel of `[b, c, h, w]`, over groups of channels of one image (Wu and He 2018) or with the
+    /// statistics that are given; then the residual, if there is one, and ReLU if asked for.
+    fn norm(&self, weights: &Weights, name: &str, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
+        let vector = |leaf: &str| weights.tensor::<1>(&format!("{name}.{leaf}"));
+        let (gamma, beta) = (vector("weight"), vector("bias"));
+        let epsilon = self.net.norm_eps;
+        if self.net.norm == ResNetNorm::Group {
+            let form = GroupNorm {
+                groups: self.net.groups,
+                epsilon,
+                relu,
+            };
+            return group_norm(form, x, gamma, beta, residual);
+        }
+        let channels = gamma.dims()[0];
+        let shaped = |v: Tensor<1>| v.reshape([1, channels, 1, 1]);
+        let scale = gamma / vector("variance").detach().add_scalar(epsilon).sqrt();
+        let shift = beta - vector("mean").detach() * scale.clone();
+        let y = x * shaped(scale) + shaped(shift);
+        let y = match residual {
+            Some(residual) => y + residual,
+            None => y,
+        };
+        if relu { activation::relu(y) } else { y }
+    }
+
+    /// Numbers of an output that [`norm`](Self::norm) keeps for the backward pass, beside the output itself: without the mean,
+    /// and of unit variance.
+    const KEPT: u64 = 2;
+
+    /// One block on `[b, c, h, w]`.
+    fn bottleneck(&self, weights: &Weights, block: Bottleneck, x: Tensor<4>) -> Tensor<4> {
+        let name = block.name();
+        let kernel = |leaf: &str| weights.tensor::<4>(&format!("{name}.{leaf}.weight"));
+        let norm = |leaf: &str, x, residual, relu| self.norm(weights, &format!("{name}.{leaf}"), x, residual, relu);
+        let (first, second) = self.strides(block);
+        let shortcut = if self.has_shortcut(block) {
+            let across = convolution(x.clone(), kernel("shortcut.conv"), None, block.stride(), 0);
+            norm("shortcut.norm", across, None, false)
+        } else {
+            x.clone()
+        };
+        let x = norm("norm1", convolution(x, kernel("conv1"), None, first, 0), None, true);
+        let x = norm("norm2", convolution(x, kernel("conv2"), None, second, 1), None, true);
+        norm(
+            "norm3",
+            convolution(x, kernel("conv3"), None, 1, 0),
+            Some(shortcut),
+            true,
+        )
+    }
+
+    /// `[b, channels, s, s]` images to the `[b, stem, s / 4, s / 4]` map that the stages start from, with the mask token where
+    /// `masks` say so.
+    fn stem(&self, weights: &Weights, images: Tensor<4>, masks: Option<Tensor<2, Bool>>) -> Tensor<4> {
+        let [batch, _, height, side] = images.dims();
+        assert!(
+            height == side && side % self.net.stride() == 0,
+            "images of {height} x {side} pixels for a last stage of stride {}",
+            self.net.stride()
+        );
+        let x = convolution(images, weights.tensor("stem.conv.weight"), None, 2, 3);
+        let x = self.norm(weights, "stem.norm", x, None, true);
+        let pool = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
+        let x = module::max_pool2d(x, pool);
+        let Some(masks) = masks else { return x };
+        let (stem, map, grid) = (self.net.stem, side / 4, 2 * side / self.net.stride());
+        let cells = map / grid;
+        let masks = block::upsample_marks(masks, grid, cells)
+            .reshape([batch, 1, map, map])
+            .expand([batch, stem, map, map]);
+        let token = weights.tensor::<1>("mask_token").reshape([1, stem, 1, 1]);
+        x.mask_where(masks, token.expand([batch, stem, map, map]))
+    }
+
+    /// Specs of one block.
+    fn block_specs(&self, block: Bottleneck) -> Vec<TensorSpec> {
+        let Bottleneck { id, stage, inputs, .. } = block;
+        let (width, outputs) = (self.net.stage_width(stage), self.net.stage_outputs(stage));
+        let axes = [format!("blocks.{id}.mid1"), format!("blocks.{id}.mid2")];
+        let writes = |mid: usize| Dim::writes(&axes[mid], width);
+        let reads = |mid: usize| Dim::reads(&axes[mid], width);
+        let fixed = Dim::fixed;
+        let mut specs = vec![kernel("conv1", [writes(0), fixed(inputs)], 1)];
+        specs.extend(self.norm_specs("norm1", &writes(0)));
+        specs.push(kernel("conv2", [writes(1), reads(0)], 3));
+        specs.extend(self.norm_specs("norm2", &writes(1)));
+        specs.push(kernel("conv3", [fixed(outputs), reads(1)], 1));
+        specs.extend(self.norm_specs("norm3", &fixed(outputs)));
+        if self.has_shortcut(block) {
+            specs.push(kernel("shortcut.conv", [fixed(outputs), fixed(inputs)], 1));
+            specs.extend(self.norm_specs("shortcut.norm", &fixed(outputs)));
+        }
+        specs
+            .into_iter()
+            .map(|spec| TensorSpec {
+                name: format!("{}.{}", block.name(), spec.name),
+                block: Some(id),
+                layer: Some(id + 1),
+                ..spec
+            })
+            .collect()
+    }
+
+    /// Specs of one norm over `channels`. None of them is decayed; POA's code decays the weights of the norms in shortcuts, by an
+    /// accident of their names (elastic.md 4.3), and this does not.
+    fn norm_specs(&self, name: &str, channels: &Dim) -> Vec<TensorSpec> {
+        let vector = |leaf: &str, value| {
+            TensorSpec::new(format!("{name}.{leaf}"), vec![channels.clone()])
+                .init(Init::Constant(value))
+                .undecayed()
+        };
+        let mut specs = vec![vector("weight", 1.0), vector("bias", 0.0)];
+        if self.net.norm == ResNetNorm::Batch {
+            specs.extend([vector("mean", 0.0).frozen(), vector("variance", 1.0).frozen()]);
+        }
+        specs
+    }
+
+    /// Outputs and inputs of each convolution, the side of its window, and the side of its output for images of `image` pixels.
+    fn convolutions(&self, image: usize) -> Vec<[u64; 4]> {
+        let mut side = image / 4;
+        let mut found = vec![[self.net.stem, self.net.channels, 7, image / 2]];
+        for block in self.blocks() {
+            let (width, outputs) = (self.net.stage_width(block.stage), self.net.stage_outputs(block.stage));
+            let after = side / block.stride();
+            let first = side / self.strides(block).0;
+            found.extend([
+                [width, block.inputs, 1, first],
+                [width, width, 3, after],
+                [outputs, width, 1, after],
+            ]);
+            if self.has_shortcut(block) {
+                found.push([outputs, block.inputs, 1, after]);
+            }
+            side = after;
+        }
+        found.into_iter().map(|c| c.map(|n| n as u64)).collect()
+    }
+}
+
+/// Spec of a convolution without bias. It starts normal with variance 2 over the fan out (He et al. 2015), as in torchvision and
+/// timm.
+fn kernel(name: &str, [out, into]: [Dim; 2], side: usize) -> TensorSpec {
+    let fan_out = (out.size * side * side) as f32;
+    let dims = vec![out, into, Dim::fixed(side), Dim::fixed(side)];
+    TensorSpec::new(format!("{name}.weight"), dims).init(Init::Normal((2.0 / fan_out).sqrt()))
+}
+
+impl Network for ResNetNetwork {
+    fn architecture(&self) -> Architecture {
+        Architecture::ResNet(self.net.clone())
+    }
+
+    fn specs(&self) -> Vec<TensorSpec> {
+        let stem = Dim::fixed(self.net.stem);
+        let mut specs = vec![kernel("stem.conv", [stem.clone(), Dim::fixed(self.net.channels)], 7)];
+        specs.extend(self.norm_specs("stem.norm", &stem));
+        specs.push(TensorSpec::new("mask_token", vec![stem]));
+        for spec in &mut specs {
+            spec.layer = Some(0);
+        }
+        specs.extend(self.blocks().into_iter().flat_map(|block| self.block_specs(block)));
+        specs.extend(block::head_specs(self.net.classes, self.feature()));
+        specs
+    }
+
+    fn feature(&self) -> Dim {
+        Dim::fixed(self.net.feature_width())
+    }
+
+    fn image(&self) -> (usize, usize) {
+        (self.net.channels, self.net.image)
+    }
+
+    fn mask_grid(&self) -> usize {
+        2 * self.net.image / self.net.stride()
+    }
+
+    fn stride(&self) -> usize {
+        self.net.stride()
+    }
+
+    fn width_step(&self) -> usize {
+        match self.net.norm {
+            ResNetNorm::Group => self.net.groups,
+            // BatchNorm itself asks for nothing: as many numbers as fill a vector, if they divide the width.
+            ResNetNorm::Batch => 1 << self.net.width.trailing_zeros().min(3),
+        }
+    }
+
+    fn stochastic_depth(&self) -> StochasticDepth {
+        StochasticDepth::None
+    }
+
+    /// The depths of the stages are ranked by their sum, and the width does not weigh.
+    fn sampling_groups(&self, space: &Space) -> Vec<Vec<usize>> {
+        let depths = |&axis: &usize| space.axes[axis].name != "width";
+        let depths: Vec<usize> = (0..space.axes.len()).filter(depths).collect();
+        if depths.is_empty() { Vec::new() } else { vec![depths] }
+    }
+
+    fn layers(&self) -> usize {
+        self.net.depths.iter().sum()
+    }
+
+    fn forward(
+        &self,
+        weights: &Weights,
+        images: Tensor<4>,
+        masks: Option<Tensor<2, Bool>>,
+        _: &mut dyn DropPath,
+    ) -> Features {
+        let mut x = self.stem(weights, images, masks);
+        for block in self.blocks() {
+            x = self.bottleneck(weights, block, x);
+        }
+        let [batch, channels, side, _] = x.dims();
+        let cls = x
+            .clone()
+            .reshape([batch, channels, side * side])
+            .mean_dim(2)
+            .reshape([batch, channels]);
+        // Every cell stands for the four patches of the mask's grid that it covers.
+        let map = x.permute([0, 2, 3, 1]).reshape([batch, side * side, channels]);
+        let patches = block::upsample_tokens(map, side, 2);
+        Features {
+            logits: block::logits(weights, self.net.classes, &cls),
+            cls,
+            patches,
+        }
+    }
+
+    fn space(&self, bounds: SpaceBounds) -> Result<Space, NetworkError> {
+        let width = bounds.width(self.net.width, self.width_step(), "steps of")?;
+        if self.net.stride_on == StrideOn::First && width.sizes.len() > 1 {
+            return Err(NetworkError::Space(format!(
+                "min_width {} must be the parent's {}: a network that strides in the first convolution is transformers' \
+                 ResNetModel, which has no other width; its depths can be cut",
+                bounds.min_width, self.net.width
+            )));
+        }
+        let mut axes = vec![width];
+        axes.extend(bounds.stages(&self.net.depths)?);
+        Ok(Space { axes })
+    }
+
+    fn child(&self, shape: &Shape, parent: &str) -> Result<View, NetworkError> {
+        let bad = || NetworkError::Shape(shape.id());
+        let width = shape.get("width").ok_or_else(bad)?;
+        let depths = depths_of(shape, &self.net.depths).ok_or_else(bad)?;
+        let step = self.width_step();
+        if width == 0 || width > self.net.width || !(width == self.net.width || width.is_multiple_of(step)) {
+            return Err(bad());
+        }
+        let child = ResNet {
+            width,
+            depths,
+            ..self.net.clone()
+        };
+        child.check().map_err(|_| bad())?;
+        let kept = kept_in_stages(&self.net.depths, &child.depths);
+        let mut axes = BTreeMap::new();
+        let mut gains = BTreeMap::new();
+        if width < self.net.width {
+            let alpha = self.net.width as f64 / width as f64;
+            let blocks = self.blocks();
+            for &id in &kept {
+                let size = child.stage_width(blocks[id].stage);
+                for axis in [format!("blocks.{id}.mid1"), format!("blocks.{id}.mid2")] {
+                    axes.insert(axis.clone(), Operator::Prefix { size });
+                    gains.insert(axis, alpha);
+                }
+            }
+        }
+        Ok(View {
+            parent: parent.into(),
+            child: Architecture::ResNet(child),
+            axes,
+            blocks: kept,
+            gains,
+        })
+    }
+
+    fn familiar_name(&self) -> Option<&'static str> {
+        if (self.net.outputs, self.net.stem) != (256, 64) {
+            return None;
+        }
+        match (self.net.width, &self.net.depths[..]) {
+            (64, [3, 4, 6, 3]) => Some("resnet50"),
+            (64, [3, 4, 23, 3]) => Some("resnet101"),
+            (64, [3, 8, 36, 3]) => Some("resnet152"),
+            (128, [3, 4, 6, 3]) => Some("wide-resnet50-2"),
+            (128, [3, 4, 23, 3]) => Some("wide-resnet101-2"),
+            _ => None,
+        }
+    }
+
+    fn macs(&self, image: usize) -> u64 {
+        let convolutions = self.convolutions(image);
+        let all = convolutions
+            .iter()
+            .map(|[out, into, window, side]| out * into * window * window * side * side);
+        all.sum::<u64>() + (self.net.classes * self.net.feature_width()) as u64
+    }
+
+    fn activations(&self, image: usize) -> u64 {
+        let outputs = self.convolutions(image);
+        let outputs = outputs.iter().map(|[out, _, _, side]| out * side * side);
+        // What a norm keeps of every output of a convolution, and what comes out of it, which the next convolution reads; the
+        // map after pooling.
+        let pooled = (self.net.stem * (image / 4).pow(2)) as u64;
+        outputs.sum::<u64>() * (Self::KEPT + 1) + pooled
+    }
+
+    fn layout(&self) -> Layout {
+        resnet_layout(&self.net)
+    }
+
+    fn graph(&self, graph: &mut onnx::Graph, pixels: onnx::Value) -> onnx::Outputs {
+        use onnx::Extent::{Batch, Fixed};
+        let sliding = |stride, padding| onnx::Sliding { stride, padding };
+        let x = graph.convolution(pixels, "stem.conv", sliding(2, 3));
+        let x = self.graph_norm(graph, x, "stem.norm");
+        let x = graph.relu(x);
+        let mut x = graph.max_pool(x, 3, sliding(2, 1));
+        for block in self.blocks() {
+            let leaf = |leaf: &str| format!("{}.{leaf}", block.name());
+            graph.at(block.name());
+            let (first, second) = self.strides(block);
+            let mut shortcut = x;
+            if self.has_shortcut(block) {
+                let across = graph.convolution(x, &leaf("shortcut.conv"), sliding(block.stride(), 0));
+                shortcut = self.graph_norm(graph, across, &leaf("shortcut.norm"));
+            }
+            for (number, slides) in [(1, sliding(first, 0)), (2, sliding(second, 1))] {
+                x = graph.convolution(x, &leaf(&format!("conv{number}")), slides);
+                x = self.graph_norm(graph, x, &leaf(&format!("norm{number}")));
+                x = graph.relu(x);
+            }
+            x = graph.convolution(x, &leaf("conv3"), sliding(1, 0));
+            x = self.graph_norm(graph, x, &leaf("norm3"));
+            x = graph.add(x, shortcut);
+            x = graph.relu(x);
+        }
+        graph.at("");
+        let (channels, side) = (self.net.feature_width(), self.net.image / self.net.stride());
+        let map = graph.reshape(x, &[Batch(1), Fixed(channels), Fixed(side * side)]);
+        let cls = graph.mean(map, &[2]);
+        let map = graph.transpose(map, &[0, 2, 1]);
+        onnx::Outputs {
+            cls,
+            patches: graph.gather(map, 1, &block::doubled(side)),
+            logits: (self.net.classes > 0).then(|| graph.linear(cls, "head")),
+        }
+    }
+}
+
+impl ResNetNetwork {
+    /// The norm called `name` as ONNX nodes.
+    fn graph_norm(&self, graph: &mut onnx::Graph, x: onnx::Value, name: &str) -> onnx::Value {
+        match self.net.norm {
+            ResNetNorm::Group => graph.group_norm(x, name, self.net.groups, self.net.norm_eps),
+            ResNetNorm::Batch => graph.batch_norm(x, name, self.net.norm_eps),
+        }
+    }
+}
