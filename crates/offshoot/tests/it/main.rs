@@ -7,6 +7,7 @@ mod demo;
 mod disk;
 mod family_refusals;
 mod folder;
+mod import;
 mod manners;
 mod onnx;
 mod refusals;
