@@ -353,7 +353,11 @@ impl ResNet {
         doubling("width", self.width, self.depths.len())?;
         doubling("outputs", self.outputs, self.depths.len())?;
         if !self.outputs.is_multiple_of(4) {
-            return Err(ArchitectureError::new("outputs", self.outputs, "must be a multiple of 4"));
+            return Err(ArchitectureError::new(
+                "outputs",
+                self.outputs,
+                "must be a multiple of 4",
+            ));
         }
         if self.norm == ResNetNorm::Group
             && let Some((name, value)) = channels.iter().find(|(_, c)| !c.is_multiple_of(self.groups))

@@ -92,6 +92,12 @@ impl Family<'_> {
                 )
             }
         };
+        if self.catalog.method == "import" {
+            return format!(
+                "One model, {parent}{}, was imported; {scores}.",
+                size.unwrap_or_default()
+            );
+        }
         format!(
             "One parent, {parent}{}, was trained once on {}; {} {was} derived from it by the {} method, and {scores}.",
             size.unwrap_or_default(),

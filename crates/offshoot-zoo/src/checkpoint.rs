@@ -4,21 +4,24 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use offshoot_family::catalog::Preprocessing;
-use offshoot_family::files::{content_hash, write_atomic};
+use offshoot_family::files::write_atomic;
 use offshoot_family::{Architecture, View};
 use serde_json::Value;
 
-use crate::layout::{self, Layout};
-use crate::materialize::{self, Plan, ViewError};
+use crate::layout::{self, Dialect};
+use crate::materialize::{self, Plan, TensorPlan, ViewError};
 use crate::network::{Network, NetworkError};
+use crate::onnx::OnnxError;
 use crate::registry::open;
-use crate::safetensors::{self, SafetensorsError, SafetensorsFile};
-use crate::spec::{Init, TensorSpec};
+use crate::safetensors::{self, SafetensorsError};
+use crate::shards::Shards;
 use crate::tensor::Device;
 use crate::weights::{Weight, Weights};
 
 /// Name of the weights file in a folder.
 pub const WEIGHTS: &str = "model.safetensors";
+/// Name of the file that says which of several files a tensor is in.
+pub const INDEX: &str = "model.safetensors.index.json";
 /// Largest JSON file of a checkpoint that is read, in bytes.
 const MAX_JSON: u64 = 1 << 20;
 
@@ -53,12 +56,25 @@ pub enum CheckpointError {
         /// The first few differences.
         reason: String,
     },
+    /// It is nothing that can be opened here, or not without being told more.
+    #[error("{path}: {reason}")]
+    Unsupported {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is.
+        reason: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// The numbers make no network.
     #[error(transparent)]
     Network(#[from] NetworkError),
     /// A view does not fit the parent.
     #[error(transparent)]
     View(#[from] ViewError),
+    /// An ONNX file cannot be written.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
     /// A view was made for other weights.
     #[error("the view was made for parent {wanted}, but {path} is {found}")]
     OtherParent {
@@ -81,6 +97,7 @@ impl CheckpointError {
             Self::Weights(SafetensorsError::Invalid { .. }) => {
                 Some("the file is damaged or was not fully copied: compare its size with the original's".into())
             }
+            Self::Unsupported { hint, .. } => Some(hint.clone()),
             Self::Mismatch { .. } => Some("config.json and model.safetensors belong to different models".into()),
             Self::OtherParent { .. } => {
                 Some("the parent was changed after the family was made: restore it or make the family again".into())
@@ -90,11 +107,11 @@ impl CheckpointError {
     }
 }
 
-/// An opened checkpoint folder: its network, and its weights still on disk.
+/// An opened checkpoint: its network, and its weights still on disk.
 pub struct Checkpoint {
     network: Box<dyn Network>,
-    layout: Layout,
-    file: SafetensorsFile,
+    dialect: Dialect,
+    files: Shards,
 }
 
 impl Checkpoint {
@@ -107,11 +124,36 @@ impl Checkpoint {
         let config = read_json(&path)?;
         let architecture = layout::architecture(&config).map_err(|reason| CheckpointError::Config { path, reason })?;
         let network = open(&architecture)?;
-        let file = SafetensorsFile::open(&folder.join(WEIGHTS))?;
-        check_layers(network.as_ref(), &file)?;
-        let layout = network.layout();
-        check_names(&layout, &file)?;
-        Ok(Self { network, layout, file })
+        let files = weights_of(folder)?;
+        check_layers(network.as_ref(), &files)?;
+        let dialect = layout::dialect(&config, network.as_ref(), &files);
+        Self::of(network, dialect, files)
+    }
+
+    /// The checkpoint of `network` that `files` holds in `dialect`.
+    ///
+    /// # Errors
+    /// Names the first few tensors that do not fit.
+    pub(crate) fn of(network: Box<dyn Network>, dialect: Dialect, files: Shards) -> Result<Self, CheckpointError> {
+        dialect.check(&files).map_err(|reason| CheckpointError::Mismatch {
+            path: files.path().to_owned(),
+            reason,
+        })?;
+        Ok(Self {
+            network,
+            dialect,
+            files,
+        })
+    }
+
+    /// Its weights files.
+    pub fn files(&self) -> &Shards {
+        &self.files
+    }
+
+    /// How its files are read.
+    pub fn dialect(&self) -> &Dialect {
+        &self.dialect
     }
 
     /// What it is.
@@ -124,11 +166,7 @@ impl Checkpoint {
     /// # Errors
     /// If the file cannot be read.
     pub fn hash(&self) -> Result<String, CheckpointError> {
-        let path = self.file.path();
-        content_hash(path).map_err(|source| CheckpointError::Io {
-            path: path.to_owned(),
-            source,
-        })
+        self.files.hash()
     }
 
     /// All its weights on `device`, under our names.
@@ -140,27 +178,26 @@ impl Checkpoint {
         for spec in self.network.specs() {
             weights.insert(
                 &spec.name,
-                Weight::from_values(self.tensor(&spec)?, spec.shape(), device),
+                Weight::from_values(self.tensor(&spec.name)?, spec.shape(), device),
             );
         }
         Ok(weights)
     }
 
-    /// The elements of our tensor `spec`, put together from its parts in the file; its start value where the layout leaves it out.
-    fn tensor(&self, spec: &TensorSpec) -> Result<Vec<f32>, CheckpointError> {
+    /// The elements of our tensor `name`, put together from its parts in the files.
+    fn tensor(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
+        if let Some(constant) = self.dialect.constants.iter().find(|c| c.tensor == name) {
+            return Ok(vec![constant.value; constant.elements]);
+        }
         let mut parts = self
-            .layout
+            .dialect
             .tensors
             .iter()
-            .filter(|t| t.tensor == spec.name)
-            .map(|t| self.file.read(&t.name));
-        let Some(first) = parts.next() else {
-            let Init::Constant(value) = spec.init else {
-                panic!("the layout has no tensor `{}`", spec.name)
-            };
-            return Ok(vec![value; spec.elements()]);
-        };
-        let mut values = first?;
+            .filter(|t| t.tensor == name)
+            .map(|t| self.files.read(&t.name));
+        let mut values = parts
+            .next()
+            .unwrap_or_else(|| panic!("the dialect has no tensor `{name}`"))?;
         for part in parts {
             values.extend(part?);
         }
@@ -187,6 +224,14 @@ impl Checkpoint {
         Ok((child, plan))
     }
 
+    /// The elements of one of a child's tensors, row-major, read from the parent's file.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn child_tensor(&self, entry: &TensorPlan) -> Result<Vec<f32>, CheckpointError> {
+        Ok(entry.on_host(&self.tensor(&entry.parent)?))
+    }
+
     /// Writes the child that `view` makes of this parent as a folder of its own, one tensor at a time from file to file. The
     /// weights file is written before `config.json`, so that a folder with a configuration is whole.
     ///
@@ -199,7 +244,7 @@ impl Checkpoint {
         folder: &Path,
     ) -> Result<(), CheckpointError> {
         let (child, plan) = self.plan(view)?;
-        let (layout, specs) = (child.layout(), self.network.specs());
+        let layout = child.layout();
         // The parts of one tensor stand next to each other: remember the last one made.
         let mut last: Option<(String, Vec<f32>)> = None;
         safetensors::write(&folder.join(WEIGHTS), &layout.shapes(), |i| {
@@ -207,18 +252,13 @@ impl Checkpoint {
             if last.as_ref().is_none_or(|(name, _)| *name != part.tensor) {
                 let entry = plan.iter().find(|entry| entry.name == part.tensor);
                 let entry = entry.unwrap_or_else(|| panic!("the plan has no tensor `{}`", part.tensor));
-                let spec = specs.iter().find(|spec| spec.name == entry.parent);
-                let spec = spec.expect("a plan copies the parent's tensors");
                 last = None;
-                last = Some((part.tensor.clone(), entry.on_host(&self.tensor(spec)?)));
+                last = Some((part.tensor.clone(), self.child_tensor(entry)?));
             }
             let (_, values) = last.as_ref().expect("it was just made");
             Ok::<_, CheckpointError>(rows(values, part.rows).to_vec())
         })?;
-        write_json(
-            &folder.join("preprocessor_config.json"),
-            &layout::preprocessor(preprocessing),
-        )?;
+        write_preprocessor(preprocessing, folder)?;
         write_json(&folder.join("config.json"), &layout.config(preprocessing))
     }
 }
@@ -252,15 +292,12 @@ pub fn save(
             .unwrap_or_else(|| panic!("no weight `{}`", part.tensor));
         Ok::<_, CheckpointError>(rows(&weight.values(), part.rows).to_vec())
     })?;
-    write_json(
-        &folder.join("preprocessor_config.json"),
-        &layout::preprocessor(preprocessing),
-    )?;
+    write_preprocessor(preprocessing, folder)?;
     write_json(&folder.join("config.json"), &layout.config(preprocessing))
 }
 
 /// Reads a JSON file of a checkpoint, bounded in size.
-fn read_json(path: &Path) -> Result<Value, CheckpointError> {
+pub(crate) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
     let io = |source| CheckpointError::Io {
         path: path.to_owned(),
         source,
@@ -281,6 +318,14 @@ fn read_json(path: &Path) -> Result<Value, CheckpointError> {
     serde_json::from_slice(&text).map_err(|e| config(format!("not JSON: {e}")))
 }
 
+/// Writes `preprocessor_config.json` of an exported folder.
+pub(crate) fn write_preprocessor(preprocessing: &Preprocessing, folder: &Path) -> Result<(), CheckpointError> {
+    write_json(
+        &folder.join("preprocessor_config.json"),
+        &layout::preprocessor(preprocessing),
+    )
+}
+
 fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {
     write_atomic(path, |out| {
         serde_json::to_writer_pretty(&mut *out, value)?;
@@ -292,52 +337,25 @@ fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {
     })
 }
 
+/// The weights files of a folder.
+pub(crate) fn weights_of(folder: &Path) -> Result<Shards, CheckpointError> {
+    let index = folder.join(INDEX);
+    if !folder.join(WEIGHTS).exists() && index.is_file() {
+        return Shards::indexed(&index);
+    }
+    Shards::single(&folder.join(WEIGHTS))
+}
+
 /// Refuses more layers than there are tensors, before the layout is made: a configuration may name any depth.
-fn check_layers(network: &dyn Network, file: &SafetensorsFile) -> Result<(), CheckpointError> {
-    let (layers, tensors) = (network.layers(), file.names().len());
+pub(crate) fn check_layers(network: &dyn Network, files: &Shards) -> Result<(), CheckpointError> {
+    let (layers, tensors) = (network.layers(), files.count());
     if layers <= tensors + 1 {
         return Ok(());
     }
     let reason = format!("the configuration asks for {layers} layers, but there are only {tensors} tensors");
     Err(CheckpointError::Mismatch {
-        path: file.path().to_owned(),
+        path: files.path().to_owned(),
         reason,
-    })
-}
-
-fn check_names(layout: &Layout, file: &SafetensorsFile) -> Result<(), CheckpointError> {
-    let mut differences = Vec::new();
-    for tensor in &layout.tensors {
-        match file.shape(&tensor.name) {
-            None => differences.push(format!("`{}` is missing", tensor.name)),
-            Some(shape) if shape != tensor.shape => {
-                differences.push(format!(
-                    "`{}` is {shape:?}, the configuration asks for {:?}",
-                    tensor.name, tensor.shape
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    let unknown = file
-        .names()
-        .into_iter()
-        .filter(|name| layout.tensors.iter().all(|t| t.name != *name));
-    differences.extend(unknown.map(|name| format!("`{name}` is not part of it")));
-    if differences.is_empty() {
-        return Ok(());
-    }
-    let more = differences.len().saturating_sub(4);
-    differences.truncate(4);
-    let more = if more > 0 {
-        format!("; and {more} more")
-    } else {
-        String::new()
-    };
-    let path = file.path().to_owned();
-    Err(CheckpointError::Mismatch {
-        path,
-        reason: format!("{}{more}", differences.join("; ")),
     })
 }
 

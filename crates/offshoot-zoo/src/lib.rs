@@ -8,13 +8,16 @@
 
 mod block;
 pub mod checkpoint;
+pub mod import;
 pub mod layout;
 pub mod materialize;
 pub mod network;
+pub mod onnx;
 pub mod positions;
 pub mod registry;
 pub mod resnet;
 pub mod safetensors;
+pub mod shards;
 pub mod spec;
 pub mod start;
 pub mod swin;

@@ -14,9 +14,9 @@ use crate::layout::{Layout, resnet_layout};
 use crate::network::{
     DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, depths_of, kept_in_stages,
 };
+use crate::onnx;
 use crate::spec::{Dim, Init, TensorSpec};
-use crate::tensor::kernels::GroupNorm;
-use crate::tensor::{Bool, Tensor, activation, convolution, group_norm, module};
+use crate::tensor::{Bool, GroupNorm, Tensor, activation, convolution, group_norm, module};
 use crate::weights::Weights;
 
 /// A residual network's forward pass and space.
@@ -87,17 +87,20 @@ impl ResNetNetwork {
     /// statistics that are given; then the residual, if there is one, and ReLU if asked for.
     fn norm(&self, weights: &Weights, name: &str, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
         let vector = |leaf: &str| weights.tensor::<1>(&format!("{name}.{leaf}"));
-        let (scale, shift) = (vector("weight"), vector("bias"));
+        let (gamma, beta) = (vector("weight"), vector("bias"));
         let epsilon = self.net.norm_eps;
         if self.net.norm == ResNetNorm::Group {
-            let groups = self.net.groups;
-            let form = GroupNorm { groups, epsilon, relu };
-            return group_norm(form, x, scale, shift, residual);
+            let form = GroupNorm {
+                groups: self.net.groups,
+                epsilon,
+                relu,
+            };
+            return group_norm(form, x, gamma, beta, residual);
         }
-        let channels = x.dims()[1];
+        let channels = gamma.dims()[0];
         let shaped = |v: Tensor<1>| v.reshape([1, channels, 1, 1]);
-        let scale = scale / vector("variance").detach().add_scalar(epsilon).sqrt();
-        let shift = shift - vector("mean").detach() * scale.clone();
+        let scale = gamma / vector("variance").detach().add_scalar(epsilon).sqrt();
+        let shift = beta - vector("mean").detach() * scale.clone();
         let y = x * shaped(scale) + shaped(shift);
         let y = match residual {
             Some(residual) => y + residual,
@@ -143,7 +146,8 @@ impl ResNetNetwork {
         let x = module::max_pool2d(x, pool);
         let Some(masks) = masks else { return x };
         let (stem, map, grid) = (self.net.stem, side / 4, 2 * side / self.net.stride());
-        let masks = block::upsample_marks(masks, grid, map / grid)
+        let cells = map / grid;
+        let masks = block::upsample_marks(masks, grid, cells)
             .reshape([batch, 1, map, map])
             .expand([batch, stem, map, map]);
         let token = weights.tensor::<1>("mask_token").reshape([1, stem, 1, 1]);
@@ -295,11 +299,12 @@ impl Network for ResNetNetwork {
         let [batch, channels, side, _] = x.dims();
         let map = x.reshape([batch, channels, side * side]).swap_dims(1, 2);
         let cls = map.clone().mean_dim(1).squeeze_dim::<2>(1);
+        // Every cell stands for the four patches of the mask's grid that it covers.
+        let patches = block::upsample_tokens(map, side, 2);
         Features {
             logits: block::logits(weights, self.net.classes, &cls),
             cls,
-            // Every cell stands for the four patches of the mask's grid that it covers.
-            patches: block::upsample_tokens(map, side, 2),
+            patches,
         }
     }
 
@@ -386,6 +391,54 @@ impl Network for ResNetNetwork {
 
     fn layout(&self) -> Layout {
         resnet_layout(&self.net)
+    }
+
+    fn graph(&self, graph: &mut onnx::Graph, pixels: onnx::Value) -> onnx::Outputs {
+        use onnx::Extent::{Batch, Fixed};
+        let sliding = |stride, padding| onnx::Sliding { stride, padding };
+        let x = graph.convolution(pixels, "stem.conv", sliding(2, 3));
+        let x = self.graph_norm(graph, x, "stem.norm");
+        let x = graph.relu(x);
+        let mut x = graph.max_pool(x, 3, sliding(2, 1));
+        for block in self.blocks() {
+            let leaf = |leaf: &str| format!("{}.{leaf}", block.name());
+            graph.at(block.name());
+            let (first, second) = self.strides(block);
+            let mut shortcut = x;
+            if self.has_shortcut(block) {
+                let across = graph.convolution(x, &leaf("shortcut.conv"), sliding(block.stride(), 0));
+                shortcut = self.graph_norm(graph, across, &leaf("shortcut.norm"));
+            }
+            for (number, slides) in [(1, sliding(first, 0)), (2, sliding(second, 1))] {
+                x = graph.convolution(x, &leaf(&format!("conv{number}")), slides);
+                x = self.graph_norm(graph, x, &leaf(&format!("norm{number}")));
+                x = graph.relu(x);
+            }
+            x = graph.convolution(x, &leaf("conv3"), sliding(1, 0));
+            x = self.graph_norm(graph, x, &leaf("norm3"));
+            x = graph.add(x, shortcut);
+            x = graph.relu(x);
+        }
+        graph.at("");
+        let (channels, side) = (self.net.feature_width(), self.net.image / self.net.stride());
+        let map = graph.reshape(x, &[Batch(1), Fixed(channels), Fixed(side * side)]);
+        let cls = graph.mean(map, &[2]);
+        let map = graph.transpose(map, &[0, 2, 1]);
+        onnx::Outputs {
+            cls,
+            patches: graph.gather(map, 1, &block::doubled(side)),
+            logits: (self.net.classes > 0).then(|| graph.linear(cls, "head")),
+        }
+    }
+}
+
+impl ResNetNetwork {
+    /// The norm called `name` as ONNX nodes.
+    fn graph_norm(&self, graph: &mut onnx::Graph, x: onnx::Value, name: &str) -> onnx::Value {
+        match self.net.norm {
+            ResNetNorm::Group => graph.group_norm(x, name, self.net.groups, self.net.norm_eps),
+            ResNetNorm::Batch => graph.batch_norm(x, name, self.net.norm_eps),
+        }
     }
 }
 

@@ -134,6 +134,23 @@ impl SafetensorsFile {
         self.header.info(name).map(|info| &info.shape[..])
     }
 
+    /// Makes sure that the tensor `name` is there and of a type that [`read`](Self::read) takes.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn check(&self, name: &str) -> Result<(), SafetensorsError> {
+        let (path, place) = (self.path.clone(), name.to_owned());
+        match self.header.info(name).map(|info| info.dtype) {
+            Some(Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) => Ok(()),
+            Some(other) => Err(SafetensorsError::Dtype {
+                path,
+                name: place,
+                dtype: format!("{other:?}"),
+            }),
+            None => Err(SafetensorsError::Missing { path, name: place }),
+        }
+    }
+
     /// The elements of the tensor `name` as f32, row-major. F16, BF16 and F64 are converted.
     ///
     /// # Errors
@@ -289,7 +306,7 @@ pub fn write<E: From<SafetensorsError>>(
 }
 
 /// Little-endian bytes of `values`, in pieces.
-fn write_f32(out: &mut dyn Write, values: &[f32]) -> io::Result<()> {
+pub(crate) fn write_f32(out: &mut dyn Write, values: &[f32]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(4 * values.len().min(1 << 16));
     for piece in values.chunks(1 << 16) {
         bytes.clear();

@@ -3,6 +3,10 @@
 use chacha20::ChaCha8Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
 
+use offshoot_family::Architecture;
+
+use crate::network::Network;
+use crate::positions;
 use crate::spec::{Init, TensorSpec};
 use crate::tensor::Device;
 use crate::weights::{Weight, Weights};
@@ -22,6 +26,49 @@ pub fn initialise(specs: &[TensorSpec], seed: u64, device: &Device) -> Weights {
         weights.insert(&spec.name, Weight::from_values(values, spec.shape(), device));
     }
     weights
+}
+
+/// The weights of `parent` for `network`, which is the same but for its image side and classifier: learned positions are resampled
+/// to its grid (transformers' rule, offset 0), and a classifier that it does not have is left out.
+///
+/// # Panics
+/// If the weights are not the parent's.
+pub fn taken_over(parent: &dyn Network, weights: &Weights, network: &dyn Network, device: &Device) -> Weights {
+    let grids = match (parent.architecture(), network.architecture()) {
+        (Architecture::Vit(from), Architecture::Vit(to)) => Some((from.grid(), to.grid())),
+        _ => None,
+    };
+    let mut taken = Weights::new();
+    for spec in network.specs() {
+        let Some(weight) = weights.get(&spec.name) else {
+            continue;
+        };
+        let weight = match grids {
+            Some((from, to)) if spec.name == "pos_embed" && from != to => {
+                Weight::from_values(resampled(&weight.values(), from, to), spec.shape(), device)
+            }
+            _ => weight.clone(),
+        };
+        taken.insert(&spec.name, weight);
+    }
+    taken
+}
+
+/// Positions of a class token and a grid of `from`, row-major, for a grid of `to`.
+fn resampled(values: &[f32], from: usize, to: usize) -> Vec<f32> {
+    let width = values.len() / (1 + from * from);
+    let (class, grid) = values.split_at(width);
+    let mut all = class.to_vec();
+    for row in positions::bicubic(from, to, 0.0).chunks(from * from) {
+        let mut sum = vec![0.0; width];
+        for (&tap, position) in row.iter().zip(grid.chunks(width)).filter(|(tap, _)| **tap != 0.0) {
+            for (sum, value) in sum.iter_mut().zip(position) {
+                *sum += f64::from(tap) * f64::from(*value);
+            }
+        }
+        all.extend(sum.into_iter().map(|v| v as f32));
+    }
+    all
 }
 
 fn draw(init: Init, n: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {

@@ -40,6 +40,8 @@ pub enum Command {
     Demo(Demo),
     /// Say what a data set holds and draw a sheet of its augmented crops.
     Data(Data),
+    /// Open a model of others, check it, and make it a run of one child.
+    Import(Import),
     /// Pre-train an elastic parent by a recipe, without labels.
     Pretrain(Pretrain),
     /// List the children of a run.
@@ -49,7 +51,7 @@ pub enum Command {
     Eval(Eval),
     /// Find the best child within a budget.
     Pick(Pick),
-    /// Write children as ordinary Hugging Face folders.
+    /// Write children as ordinary Hugging Face folders or ONNX models.
     Export(Export),
     /// Write one HTML page about a run.
     Report(Report),
@@ -114,6 +116,40 @@ pub struct Data {
     pub json: bool,
 }
 
+/// `offshoot import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// A folder of transformers (dinov2, vit, swin, resnet) or timm, or a .safetensors file with timm's names.
+    pub path: PathBuf,
+    /// What a bare file is, by timm's name, such as vit_base_patch16_224.
+    #[arg(long, value_name = "NAME")]
+    pub arch: Option<String>,
+    /// Run folder to make; without it the model is only checked.
+    #[arg(short, long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Replace the run that is in the folder.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Side of the images that it is given, in pixels, instead of what comes with it.
+    #[arg(long, value_name = "N")]
+    pub px: Option<u32>,
+    /// Images to score it on: a folder, IDX, CIFAR, Parquet or tar files.
+    #[arg(long, value_name = "PATH", requires = "out", help_heading = "Data")]
+    pub data: Option<PathBuf>,
+    /// Use their labels.
+    #[arg(long, requires = "data", help_heading = "Data")]
+    pub labels: bool,
+    /// Share of the images held out for choosing.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05, help_heading = "Data")]
+    pub val: f64,
+    /// Share of the images held out for the final number.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05, help_heading = "Data")]
+    pub test: f64,
+    /// Seed of the split.
+    #[arg(long, default_value_t = 0, help_heading = "Data")]
+    pub seed: u64,
+}
+
 /// `offshoot pretrain`.
 #[derive(Debug, Args)]
 pub struct Pretrain {
@@ -123,8 +159,11 @@ pub struct Pretrain {
     /// Run folder to make.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Start from this model instead of fresh weights: a run, an exported child, or a folder of transformers or timm.
+    #[arg(long, value_name = "PATH")]
+    pub init: Option<PathBuf>,
     /// Go on with the run in this folder, from its newest checkpoint.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "overwrite", "dry_run", "recipe"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "overwrite", "dry_run", "recipe", "init"])]
     pub resume: Option<PathBuf>,
     /// Replace the run that is in the folder.
     #[arg(long)]
@@ -279,7 +318,7 @@ pub struct Export {
     /// Replace folders that are there already.
     #[arg(long)]
     pub overwrite: bool,
-    /// Read every folder back and compare its features on held-out images with the family's.
+    /// Read every folder back and compare its features on held-out images with the family's. Not for onnx.
     #[arg(long)]
     pub check: bool,
     #[command(flatten)]
@@ -313,6 +352,8 @@ pub struct ExportWhat {
 pub enum Format {
     /// Hugging Face: config.json, model.safetensors, preprocessor_config.json, README.md.
     Hf,
+    /// ONNX: model.onnx (and model.onnx.data beyond 1 GiB of weights), preprocessor_config.json, README.md.
+    Onnx,
 }
 
 /// `offshoot report`.

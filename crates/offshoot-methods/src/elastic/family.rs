@@ -52,9 +52,24 @@ pub fn write(
     data: DataRef,
     seed: u64,
 ) -> Result<Catalog, FamilyError> {
-    let parent_folder = folder.join("parent");
-    checkpoint::save(network, parent, &data.preprocessing, &parent_folder)?;
-    let saved = Checkpoint::open(&parent_folder)?;
+    checkpoint::save(network, parent, &data.preprocessing, &folder.join("parent"))?;
+    enter(folder, "elastic", space, alpha, data, seed)
+}
+
+/// Enters the children of `space` of the parent that lies in `folder/parent` already, as the family that `method` made: `views/`
+/// and, last, `catalog.json`.
+///
+/// # Errors
+/// If the parent cannot be read, or a file cannot be written.
+pub fn enter(
+    folder: &Path,
+    method: &str,
+    space: &Space,
+    alpha: bool,
+    data: DataRef,
+    seed: u64,
+) -> Result<Catalog, FamilyError> {
+    let saved = Checkpoint::open(&folder.join("parent"))?;
     let hash = saved.hash()?;
     let mut children = Vec::with_capacity(space.count());
     for shape in space.iter() {
@@ -81,7 +96,7 @@ pub fn write(
     let catalog = Catalog {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").into(),
-        method: "elastic".into(),
+        method: method.into(),
         seed,
         parent: ParentRef {
             path: "parent".into(),

@@ -114,6 +114,8 @@ pub struct ElasticLearner {
     adam: AdamW,
     /// Steps in a row that were skipped.
     skipped: u64,
+    /// Whether it starts from weights that the recipe alone does not give.
+    taken_over: bool,
     loader: Loader,
     batches: Option<Batches>,
     probe: ProbeImages,
@@ -161,6 +163,7 @@ impl ElasticLearner {
             student,
             adam: AdamW::new(recipe.optim.beta1, recipe.optim.beta2, recipe.optim.epsilon),
             skipped: 0,
+            taken_over: false,
             loader,
             batches: None,
             probe,
@@ -168,6 +171,23 @@ impl ElasticLearner {
             device: device.clone(),
             recipe: recipe.clone(),
         })
+    }
+
+    /// Takes the backbone of students and teacher over from `weights` instead of the fresh one; heads stay fresh. To be called before
+    /// the first step. The first checkpoint is then written before it, so that a run needs them only once.
+    ///
+    /// # Errors
+    /// If they are not those of the recipe's network.
+    pub fn start_from(&mut self, weights: &Weights) -> Result<(), ElasticError> {
+        if let Some(problem) = weights.mismatch(&self.network.specs()) {
+            return Err(ElasticError::State(problem.to_string()));
+        }
+        for (name, weight) in weights.iter() {
+            self.student.insert(name, weight.clone());
+            self.teacher.insert(name, weight.clone());
+        }
+        self.taken_over = true;
+        Ok(())
     }
 
     /// The intact network.
@@ -330,6 +350,10 @@ impl Learner for ElasticLearner {
 
     fn steps(&self) -> u64 {
         self.recipe.steps()
+    }
+
+    fn taken_over(&self) -> bool {
+        self.taken_over
     }
 
     fn start(&mut self, first: u64) -> Result<(), ElasticError> {

@@ -22,6 +22,8 @@ pub struct ElasticRecipe {
     pub method: String,
     /// Seed of weights, data order, crops, masks, sub-networks and stochastic depth.
     pub seed: u64,
+    /// Where the parent starts.
+    pub init: InitRecipe,
     /// The images.
     pub data: DataRecipe,
     /// The network that is trained whole. Its image side and channels are those of the global crops and of the data, and are
@@ -43,6 +45,16 @@ pub struct ElasticRecipe {
     pub train: TrainRecipe,
     /// Measuring children during and after training.
     pub probe: ProbeRecipe,
+}
+
+/// Weights that a run starts from instead of fresh ones. Once it has started, they are in its checkpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitRecipe {
+    /// A run folder, an exported child, or a folder of transformers or timm; empty for fresh weights.
+    pub path: String,
+    /// Content hash of its weights, filled in.
+    pub hash: String,
 }
 
 /// Where images come from and how they are split and normalised.
@@ -225,6 +237,7 @@ impl ElasticRecipe {
         Some(Self {
             method: "elastic".into(),
             seed: 0,
+            init: InitRecipe::default(),
             data: DataRecipe {
                 path: String::new(),
                 test_path: String::new(),

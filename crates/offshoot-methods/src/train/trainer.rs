@@ -47,6 +47,11 @@ pub trait Learner {
     /// Steps from the start to the end.
     fn steps(&self) -> u64;
 
+    /// Whether it starts from something that the recipe alone does not give. Then its start is saved before the first step.
+    fn taken_over(&self) -> bool {
+        false
+    }
+
     /// Gets ready to make `first` the next step: called once, after [`restore`](Self::restore) if there was one.
     ///
     /// # Errors
@@ -154,6 +159,9 @@ pub fn train<L: Learner>(
 ) -> Result<Outcome, TrainError<L::Error>> {
     let first = restore(learner, context, device, observer)?;
     let mut logs = Logs::open(context, first)?;
+    if learner.taken_over() && state::list(&context.run.checkpoints()).is_empty() {
+        save(learner, context, 0)?;
+    }
     let steps = learner.steps();
     learner.start(first).map_err(TrainError::Learner)?;
     for step in first..steps {

@@ -1,17 +1,22 @@
 //! Folders of other programs: how a network's tensors are named and cut there, and the JSON files beside them.
 
 mod config;
+mod dialect;
 mod resnet;
 mod swin;
 mod vit;
 
-pub(crate) use resnet::resnet_layout;
+pub use dialect::{Constant, Dialect, Ignored};
+pub(crate) use resnet::{resnet_layout, timm_architecture as timm_resnet};
 pub(crate) use swin::swin_layout;
 pub(crate) use vit::vit_layout;
 
 use offshoot_family::Architecture;
 use offshoot_family::catalog::Preprocessing;
 use serde_json::{Value, json};
+
+use crate::network::Network;
+use crate::shards::Shards;
 
 /// One tensor as a file has it: some rows of one of ours, perhaps under another shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,14 +75,87 @@ pub fn architecture(config: &Value) -> Result<Architecture, String> {
     let text = |key: &str| config.get(key).and_then(Value::as_str);
     match (text("model_type"), text("architecture")) {
         (Some("dinov2"), _) => vit::vit_architecture(config).map(Architecture::Vit),
+        (Some("vit"), _) => vit::plain_architecture(config).map(Architecture::Vit),
         (Some("swin"), _) => swin::swin_architecture(config).map(Architecture::Swin),
         (Some("resnet"), _) => resnet::transformers_architecture(config).map(Architecture::ResNet),
-        (Some(other), _) => Err(format!(
-            "`model_type` is `{other}`; this version opens dinov2, swin and resnet"
-        )),
+        (Some(other), _) => {
+            let known = KINDS.join(", ");
+            let why = unsupported(other).map_or(String::new(), |why| format!(" ({why})"));
+            Err(format!("`model_type` is `{other}`{why}; this version opens {known}"))
+        }
         (None, Some(name)) => resnet::timm_architecture(name, config).map(Architecture::ResNet),
         (None, None) => Err("`model_type` is missing, and so is timm's `architecture`".into()),
     }
+}
+
+/// How a file of transformers has the tensors of `network`; of our own, where `config` is timm's.
+pub(crate) fn dialect(config: &Value, network: &dyn Network, files: &Shards) -> Dialect {
+    let tensors = match network.architecture() {
+        Architecture::ResNet(net) if config.get("model_type").is_some() => resnet::transformers_tensors(&net),
+        _ => network.layout().tensors,
+    };
+    Dialect::of_layout(tensors, network, files)
+}
+
+/// Values of `model_type` that are opened.
+const KINDS: [&str; 4] = ["dinov2", "vit", "swin", "resnet"];
+
+/// What it is about another `model_type` that no network here has.
+fn unsupported(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "dinov2_with_registers" => "register tokens",
+        "dinov3_vit" => "register tokens and rotary positions",
+        "deit" => "a distillation token",
+        "swinv2" => "cosine attention with continuous positions",
+        "vit_hybrid" => "a convolutional stem",
+        "vit_msn" | "vit_mae" | "ijepa" | "beit" | "data2vec-vision" => "another transformer than `ViTModel`",
+        "convnext" | "convnextv2" | "regnet" | "bit" => "another convolutional network than `ResNetModel`",
+        _ => return None,
+    })
+}
+
+/// Classes of the classifier that a `config.json` announces; 0 where its class has none.
+///
+/// # Errors
+/// If it announces one of a size that cannot be.
+fn classes(config: &Value) -> Result<usize, String> {
+    let classifies = |class: &Value| class.as_str().is_some_and(|c| c.ends_with("ForImageClassification"));
+    let named = config.get("architectures").and_then(Value::as_array);
+    if !named.is_some_and(|classes| classes.iter().any(classifies)) {
+        return Ok(0);
+    }
+    let classes = match config.get("id2label").and_then(Value::as_object) {
+        Some(labels) => labels.len(),
+        // transformers' own default is two labels.
+        None => config::Config(config).size("num_labels", Some(2))?,
+    };
+    match classes {
+        0 => Err("`num_labels` is 0, but the class has a classifier".into()),
+        _ => Ok(classes),
+    }
+}
+
+/// Writes labels for a classifier of `classes` classes into a configuration.
+fn label(config: &mut Value, classes: usize) {
+    if classes > 0 {
+        let name = |i: usize| format!("LABEL_{i}");
+        let labels = (0..classes).map(|i| (i.to_string(), Value::from(name(i))));
+        config["id2label"] = Value::Object(labels.collect());
+        let labels = (0..classes).map(|i| (name(i), Value::from(i)));
+        config["label2id"] = Value::Object(labels.collect());
+    }
+}
+
+/// A linear classifier of `classes` classes as transformers names it; nothing for none.
+fn classifier(classes: usize, width: usize) -> Vec<LayoutTensor> {
+    let parts = [("weight", vec![classes, width]), ("bias", vec![classes])];
+    let part = |(leaf, shape)| LayoutTensor {
+        name: format!("classifier.{leaf}"),
+        shape,
+        tensor: format!("head.{leaf}"),
+        rows: None,
+    };
+    parts.into_iter().filter(|_| classes > 0).map(part).collect()
 }
 
 /// `preprocessor_config.json` for transformers' `BitImageProcessor`.

@@ -1,10 +1,10 @@
 //! The residual network as timm's `resnet`, and as transformers' `ResNetModel` where the first convolution strides.
 
 use offshoot_family::{ResNet, ResNetNorm, StrideOn};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::config::Config;
-use super::{Layout, LayoutTensor};
+use super::{Layout, LayoutTensor, classes, label};
 
 /// Epsilon of every norm of timm and transformers unless they are told otherwise.
 const EPS: f64 = 1e-5;
@@ -18,6 +18,24 @@ pub(crate) fn resnet_layout(net: &ResNet) -> Layout {
         StrideOn::Second => Names::timm(),
         StrideOn::First => Names::transformers(net.classes),
     };
+    let (config, class) = match net.stride_on {
+        StrideOn::Second => (timm_config(net), timm_class(net)),
+        StrideOn::First => transformers_config(net),
+    };
+    Layout {
+        tensors: named(net, &names),
+        config,
+        class,
+    }
+}
+
+/// The tensors of a network under transformers' names, whichever convolution strides.
+pub(super) fn transformers_tensors(net: &ResNet) -> Vec<LayoutTensor> {
+    named(net, &Names::transformers(net.classes))
+}
+
+/// All tensors of a network as `names` has them.
+fn named(net: &ResNet, names: &Names) -> Vec<LayoutTensor> {
     let mut tensors = Tensors {
         batch: net.norm == ResNetNorm::Batch,
         tensors: Vec::new(),
@@ -53,12 +71,7 @@ pub(crate) fn resnet_layout(net: &ResNet) -> Layout {
             tensors.whole(format!("{}.{leaf}", names.head), shape, format!("head.{leaf}"));
         }
     }
-    let tensors = tensors.tensors;
-    let (config, class) = match net.stride_on {
-        StrideOn::Second => (timm_config(net), timm_class(net)),
-        StrideOn::First => transformers_config(net),
-    };
-    Layout { tensors, config, class }
+    tensors.tensors
 }
 
 /// How one program names the parts of a residual network.
@@ -234,13 +247,7 @@ fn transformers_config(net: &ResNet) -> (Value, &'static str) {
         "dtype": "float32",
         "torch_dtype": "float32"
     });
-    if net.classes > 0 {
-        let label = |class: usize| format!("LABEL_{class}");
-        let labels = (0..net.classes).map(|class| (class.to_string(), json!(label(class))));
-        let numbers = (0..net.classes).map(|class| (label(class), json!(class)));
-        config["id2label"] = Value::Object(labels.collect());
-        config["label2id"] = Value::Object(numbers.collect());
-    }
+    label(&mut config, net.classes);
     (config, class)
 }
 
@@ -273,8 +280,9 @@ fn checked(net: ResNet) -> Result<ResNet, String> {
 ///
 /// # Errors
 /// Names the key that is missing or has a value that no network here takes.
-pub(super) fn timm_architecture(name: &str, config: &Value) -> Result<ResNet, String> {
+pub(crate) fn timm_architecture(name: &str, config: &Value) -> Result<ResNet, String> {
     let (depths, wide, norm) = match name {
+        "resnet26" => ([2, 2, 2, 2], 64, "batchnorm2d"),
         "resnet50" => ([3, 4, 6, 3], 64, "batchnorm2d"),
         "resnet101" => ([3, 4, 23, 3], 64, "batchnorm2d"),
         "resnet152" => ([3, 8, 36, 3], 64, "batchnorm2d"),
@@ -340,16 +348,13 @@ pub(super) fn transformers_architecture(config: &Value) -> Result<ResNet, String
         ("layer_type", json!("bottleneck")),
         ("hidden_act", json!("relu")),
         ("downsample_in_first_stage", json!(false)),
-        ("downsample_in_bottleneck", json!(true)),
     ])?;
-    if config.get("downsample_in_bottleneck").is_none() {
-        return Err("`downsample_in_bottleneck` is missing; only true is supported".into());
-    }
+    let stride_on = match config.get("downsample_in_bottleneck").unwrap_or(&Value::Bool(false)) {
+        Value::Bool(true) => StrideOn::First,
+        Value::Bool(false) => StrideOn::Second,
+        other => return Err(format!("`downsample_in_bottleneck` is {other}, not true or false")),
+    };
     let outputs = doubling("hidden_sizes", &sizes(all, "hidden_sizes", &[256, 512, 1024, 2048])?)?;
-    let classifier = config
-        .get("architectures")
-        .is_some_and(|classes| *classes == json!(["ResNetForImageClassification"]));
-    let labels = config.get("id2label").and_then(Value::as_object).map_or(2, Map::len);
     checked(ResNet {
         width: outputs / 4,
         outputs,
@@ -357,10 +362,10 @@ pub(super) fn transformers_architecture(config: &Value) -> Result<ResNet, String
         depths: sizes(all, "depths", &[3, 4, 6, 3])?,
         norm: ResNetNorm::Batch,
         groups: GROUPS,
-        stride_on: StrideOn::First,
+        stride_on,
         image: all.size("image_size", Some(224))?,
         channels: all.size("num_channels", Some(3))?,
         norm_eps: EPS,
-        classes: if classifier { labels } else { 0 },
+        classes: classes(config)?,
     })
 }

@@ -4,7 +4,7 @@ use offshoot_family::Swin;
 use serde_json::{Value, json};
 
 use super::config::Config;
-use super::{Layout, LayoutTensor};
+use super::{Layout, LayoutTensor, classes};
 
 /// The layout of transformers' `SwinModel`.
 pub(crate) fn swin_layout(swin: &Swin) -> Layout {
@@ -168,7 +168,7 @@ fn config(swin: &Swin) -> Value {
     config
 }
 
-/// The numbers that a `config.json` of `model_type` `swin` describes, without a classifier.
+/// The numbers that a `config.json` of `model_type` `swin` describes.
 ///
 /// # Errors
 /// Names the key that is missing or has a value that no network here takes.
@@ -206,7 +206,7 @@ pub(super) fn swin_architecture(config: &Value) -> Result<Swin, String> {
         image: config.size("image_size", Some(224))?,
         channels: config.size("num_channels", Some(3))?,
         norm_eps: config.number("layer_norm_eps", 1e-5)?,
-        classes: 0,
+        classes: classes(config.0)?,
     };
     swin.check().map_err(|e| e.to_string())?;
     Ok(swin)

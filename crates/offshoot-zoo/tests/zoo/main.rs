@@ -5,6 +5,8 @@ mod forward;
 mod golden;
 mod gradients;
 mod hostile;
+mod import;
+mod onnx;
 mod positions;
 mod reference;
 mod residual;

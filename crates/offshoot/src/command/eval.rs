@@ -177,6 +177,8 @@ struct Yardstick<'a> {
     measure: &'a Measure,
     machine: &'a Machine,
     provenance: Provenance,
+    /// Side of its images, in pixels. An imported model may have been trained on others.
+    side: usize,
     /// None for measurements without data.
     images: Option<Images>,
 }
@@ -197,10 +199,11 @@ struct Images {
 impl Images {
     fn new(family: &Family, measure: &Measure, split: Split, references: usize) -> Result<Self, Failure> {
         let data = &family.catalog.data;
+        images::given(data)?;
         if measure.needs_labels() && !data.labels {
             return Err(Failure::input(
                 format!("{} needs labels, and this family was made without", measure.name()),
-                "measure `offshoot eval agreement` instead, or train with `data.labels=true`",
+                "measure `offshoot eval agreement` instead, or make the family with labels (`data.labels=true`, `import --labels`)",
             ));
         }
         let dataset: Dataset = images::open(data)?;
@@ -245,6 +248,7 @@ impl<'a> Yardstick<'a> {
                 machine: machine.description(),
                 version: env!("CARGO_PKG_VERSION").into(),
             },
+            side: data.preprocessing.crop as usize,
             images: None,
         };
         if !matches!(measure, Measure::Latency(_)) {
@@ -264,7 +268,7 @@ impl<'a> Yardstick<'a> {
     }
 
     fn features(&self, network: &dyn Network, weights: &Weights, images: &Prepared) -> Result<ChildFeatures, Failure> {
-        let (device, image) = (&self.machine.device, network.image());
+        let (device, image) = (&self.machine.device, (network.image().0, self.side));
         Ok(offshoot_eval::extract(
             network,
             weights,

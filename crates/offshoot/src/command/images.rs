@@ -39,6 +39,7 @@ pub fn open_split(
 /// # Errors
 /// If it is gone, or is not what the family was made with.
 pub fn open(data: &DataRef) -> Result<Dataset, Failure> {
+    given(data)?;
     let shares = SplitShares {
         val: data.val,
         test: data.test,
@@ -55,6 +56,20 @@ pub fn open(data: &DataRef) -> Result<Dataset, Failure> {
         ));
     }
     Ok(dataset)
+}
+
+/// Makes sure that a family has data: an imported model may have none.
+///
+/// # Errors
+/// If it has none.
+pub fn given(data: &DataRef) -> Result<(), Failure> {
+    if data.path.is_empty() {
+        return Err(Failure::input(
+            "this model was imported without images to score it on",
+            "give --data PATH when it is imported: offshoot import MODEL -o RUN --overwrite --data PATH --labels",
+        ));
+    }
+    Ok(())
 }
 
 /// The examples of one part of the data.

@@ -7,6 +7,8 @@ mod eval;
 mod export;
 mod family;
 mod images;
+mod import;
+mod init;
 mod pick;
 mod pretrain;
 mod report;
@@ -24,6 +26,7 @@ pub fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Demo(args) => return demo::run(&args),
         Command::Pretrain(args) => return pretrain::run(&args),
         Command::Data(args) => data::run(&args)?,
+        Command::Import(args) => import::run(&args)?,
         Command::Family(args) => family::run(&args)?,
         Command::Eval(args) => eval::run(&args)?,
         Command::Pick(args) => pick::run(&args)?,

@@ -21,6 +21,7 @@ use offshoot_zoo::spec;
 
 use super::family::short;
 use super::images;
+use super::init::Start;
 use crate::args::Pretrain;
 use crate::failure::{Exit, Failure};
 use crate::machine::{Machine, ProcessClock, available_memory};
@@ -43,7 +44,12 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
             return Ok(Exit::Done);
         }
         let recipe: ElasticRecipe = read_recipe(&folder.join("recipe.toml"), &[])?;
-        return go(args, Ready::new(args, recipe)?, &run);
+        // Later its weights are in the checkpoints.
+        let unsaved = offshoot_methods::train::state::list(&run.checkpoints()).is_empty();
+        let start = (unsaved && !recipe.init.path.is_empty())
+            .then(|| Start::again(&recipe.init))
+            .transpose()?;
+        return go(args, Ready::new(args, recipe, start.as_ref())?, &run);
     }
     let Some((path, overrides)) = args.recipe.split_first() else {
         return Err(Failure::input(
@@ -51,7 +57,7 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
             "such as: offshoot pretrain recipes/poa-vit-l16.toml --dry-run",
         ));
     };
-    let recipe: ElasticRecipe = read_recipe(Path::new(path), overrides)?;
+    let (recipe, start) = new_recipe(args, Path::new(path), overrides)?;
     if args.dry_run {
         dry_run(recipe, args.rate)?;
         return Ok(Exit::Done);
@@ -64,12 +70,24 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
     };
     if args.overwrite {
         // What is there is only taken away for a run that can start.
-        let ready = Ready::new(args, recipe)?;
+        let ready = Ready::new(args, recipe, start.as_ref())?;
         return go(args, ready, &RunFolder::create(out, true)?);
     }
     // Look at the folder first: a used one is refused before minutes are spent on the data.
     let run = RunFolder::create(out, false)?;
-    go(args, Ready::new(args, recipe)?, &run)
+    go(args, Ready::new(args, recipe, start.as_ref())?, &run)
+}
+
+/// The recipe of a new run, and the model that it starts from: the option's, or the recipe's own.
+fn new_recipe(args: &Pretrain, path: &Path, overrides: &[String]) -> Result<(ElasticRecipe, Option<Start>), Failure> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("recipe {}", path.display()))?;
+    let named = recipe::given(&text, overrides, "init.path").filter(|path| !path.is_empty());
+    let Some(init) = args.init.clone().or(named.map(Into::into)) else {
+        return Ok((read_recipe(path, overrides)?, None));
+    };
+    let start = Start::open(&init)?;
+    let recipe = start.recipe(&text, &path.display().to_string(), overrides)?;
+    Ok((recipe, Some(start)))
 }
 
 /// Reads a recipe file with overrides, over the defaults of the family that it names.
@@ -160,7 +178,7 @@ struct Ready {
 
 impl Ready {
     /// Resolves the recipe on its data and makes everything that a step needs.
-    fn new(args: &Pretrain, mut recipe: ElasticRecipe) -> Result<Self, Failure> {
+    fn new(args: &Pretrain, mut recipe: ElasticRecipe, start: Option<&Start>) -> Result<Self, Failure> {
         let machine = Machine::new(&args.compute.device, args.compute.threads)?;
         // Numbers that cannot work are told before minutes are spent on the data.
         recipe.clone().resolve(None, machine.threads)?;
@@ -185,7 +203,10 @@ impl Ready {
         let data = data_ref(&recipe, &dataset)?;
         let probe = probe_images(&recipe, &dataset, &data)?;
         let train_on = dataset.splits.train.clone();
-        let learner = ElasticLearner::new(&recipe, Arc::clone(&dataset.source), train_on, probe, &machine.device)?;
+        let mut learner = ElasticLearner::new(&recipe, Arc::clone(&dataset.source), train_on, probe, &machine.device)?;
+        if let Some(start) = start {
+            learner.start_from(&start.weights(&recipe, &machine.device)?)?;
+        }
         Ok(Self {
             machine,
             recipe,

@@ -1,0 +1,212 @@
+//! Dialects: how the tensors of a file, ours or a stranger's, become those of a network.
+
+use std::collections::HashSet;
+
+use offshoot_family::Architecture;
+
+use super::LayoutTensor;
+use crate::network::Network;
+use crate::shards::Shards;
+use crate::spec::{Init, TensorSpec};
+
+/// How a file says what a network's tensors are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Dialect {
+    /// Tensors of the file. Parts of one of ours stand in row order.
+    pub tensors: Vec<LayoutTensor>,
+    /// Our tensors that the file does not have.
+    pub constants: Vec<Constant>,
+    /// Names that mean nothing here.
+    pub ignored: Vec<Ignored>,
+}
+
+/// A tensor that is not in a file, because it is always the same there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Constant {
+    /// Our tensor.
+    pub tensor: String,
+    /// How many elements it has.
+    pub elements: usize,
+    /// The value of each.
+    pub value: f32,
+}
+
+/// Tensors of a file that a network has no use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ignored {
+    /// How their names end; or how they begin, if it ends in a dot.
+    pub names: &'static str,
+    /// Why they are not needed.
+    pub why: &'static str,
+}
+
+impl Ignored {
+    /// Whether `name` is one of them.
+    pub fn holds(&self, name: &str) -> bool {
+        if self.names.ends_with('.') {
+            name.starts_with(self.names)
+        } else {
+            name.ends_with(self.names)
+        }
+    }
+}
+
+/// Buffers that other libraries write beside the weights, and what they only train with.
+const ALWAYS: [Ignored; 4] = [
+    Ignored {
+        names: ".num_batches_tracked",
+        why: "a counter of training",
+    },
+    Ignored {
+        names: ".relative_position_index",
+        why: "follows from the window",
+    },
+    Ignored {
+        names: ".attn_mask",
+        why: "follows from the window",
+    },
+    Ignored {
+        names: "pooler.",
+        why: "features are taken before the pooler",
+    },
+];
+
+/// The tensor without which a network is whole: it plays a part in masked training only.
+const MASK_TOKEN: &str = "mask_token";
+
+impl Dialect {
+    /// A file with the names of a layout, whatever the model is called inside the class that was saved.
+    pub(super) fn of_layout(tensors: Vec<LayoutTensor>, network: &dyn Network, files: &Shards) -> Self {
+        let bases: &[&str] = match network.architecture() {
+            Architecture::Vit(_) => &["vit.", "dinov2."],
+            Architecture::Swin(_) => &["swin."],
+            Architecture::ResNet(_) => &["resnet."],
+            _ => &[],
+        };
+        let bare = |name: &str| {
+            let base = bases.iter().find(|base| name.starts_with(*base));
+            base.map_or(name, |base| &name[base.len()..]).to_owned()
+        };
+        let names = files.names();
+        let used = bases
+            .iter()
+            .copied()
+            .find(|base| names.iter().any(|name| name.starts_with(base)));
+        let base = used.unwrap_or("");
+        let mut dialect = Self {
+            ignored: ALWAYS.to_vec(),
+            ..Self::default()
+        };
+        for mut tensor in tensors {
+            if !tensor.name.starts_with("classifier.") {
+                tensor.name = format!("{base}{}", bare(&tensor.name));
+            }
+            dialect.add(tensor, files);
+        }
+        dialect.ignored.extend(match used {
+            Some("vit.") => vec![Ignored {
+                names: "vit.pooler.",
+                why: "features are taken before the pooler",
+            }],
+            Some("dinov2.") => vec![Ignored {
+                names: "classifier.",
+                why: "it reads class and patch tokens together, which no classifier here does",
+            }],
+            _ => Vec::new(),
+        });
+        dialect.fill(network);
+        dialect
+    }
+
+    /// A file of timm: our tensors under other names; `rename` says which.
+    pub fn timm(network: &dyn Network, rename: impl Fn(&str) -> String, files: &Shards) -> Self {
+        let mut dialect = Self {
+            ignored: ALWAYS.to_vec(),
+            ..Self::default()
+        };
+        for spec in network.specs() {
+            let shape = match (&spec.name[..], spec.shape()) {
+                ("cls_token" | MASK_TOKEN, shape) => [vec![1, 1], shape].concat(),
+                ("pos_embed", shape) => [vec![1], shape].concat(),
+                (_, shape) => shape,
+            };
+            let tensor = LayoutTensor {
+                name: rename(&spec.name),
+                shape,
+                tensor: spec.name,
+                rows: None,
+            };
+            dialect.add(tensor, files);
+        }
+        if matches!(network.architecture(), Architecture::Vit(vit) if vit.layer_scale > 0.0) {
+            dialect.ignored.push(Ignored {
+                names: "head.",
+                why: "no network with LayerScale has a classifier here",
+            });
+        }
+        dialect.fill(network);
+        dialect
+    }
+
+    /// Adds a tensor, if it is not a mask token that the file does not have.
+    fn add(&mut self, tensor: LayoutTensor, files: &Shards) {
+        if tensor.tensor != MASK_TOKEN || files.shape(&tensor.name).is_some() {
+            self.tensors.push(tensor);
+        }
+    }
+
+    /// What is in no tensor of the file has the value that it starts with; the mask token is zero.
+    fn fill(&mut self, network: &dyn Network) {
+        let known: HashSet<&str> = self.tensors.iter().map(|t| t.tensor.as_str()).collect();
+        let missing = network
+            .specs()
+            .into_iter()
+            .filter(|spec| !known.contains(&spec.name[..]));
+        let constant = |spec: TensorSpec| Constant {
+            elements: spec.elements(),
+            value: match spec.init {
+                Init::Constant(value) => value,
+                _ => 0.0,
+            },
+            tensor: spec.name,
+        };
+        self.constants = missing.map(constant).collect();
+    }
+
+    /// Compares names and shapes with those of `files`.
+    ///
+    /// # Errors
+    /// Names the first few tensors that are missing, of another shape, or not part of the network, and how many more there are.
+    pub fn check(&self, files: &Shards) -> Result<(), String> {
+        let mut differences = Vec::new();
+        for tensor in &self.tensors {
+            match files.shape(&tensor.name) {
+                None => differences.push(format!("`{}` is missing", tensor.name)),
+                Some(shape) if shape != tensor.shape => {
+                    differences.push(format!(
+                        "`{}` is {shape:?}, the configuration asks for {:?}",
+                        tensor.name, tensor.shape
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        let known: HashSet<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
+        let unknown = files
+            .names()
+            .into_iter()
+            .filter(|name| !known.contains(name) && !self.ignored.iter().any(|ignored| ignored.holds(name)));
+        differences.extend(unknown.map(|name| format!("`{name}` is not part of it")));
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let more = differences.len().saturating_sub(4);
+        differences.truncate(4);
+        let more = if more > 0 {
+            format!("; and {more} more")
+        } else {
+            String::new()
+        };
+        Err(format!("{}{more}", differences.join("; ")))
+    }
+}

@@ -1,0 +1,186 @@
+//! `offshoot import`: a model of others, checked, and made a run with one child.
+
+use std::path::Path;
+
+use offshoot_data::SplitShares;
+use offshoot_family::catalog::{DataRef, Preprocessing};
+use offshoot_family::{Architecture, recipe};
+use offshoot_methods::elastic::family;
+use offshoot_methods::train::run::RunFolder;
+use offshoot_zoo::import::{self, Import as Model};
+use offshoot_zoo::network::SpaceBounds;
+use offshoot_zoo::spec;
+use serde::Serialize;
+
+use super::images;
+use super::pretrain::thousands;
+use crate::args::Import;
+use crate::failure::Failure;
+use crate::terminal::say;
+
+/// Ignored tensors of one reason that are named.
+const NAMED: usize = 2;
+
+/// What is kept of how a run was made: `recipe.toml`.
+#[derive(Serialize)]
+struct ImportRecipe {
+    method: &'static str,
+    path: String,
+    origin: String,
+    weights: String,
+}
+
+/// Runs the command.
+pub fn run(args: &Import) -> Result<(), Failure> {
+    let mut model = import::open(&args.path, args.arch.as_deref())?;
+    if let Some(px) = args.px {
+        model.preprocessing = at_side(&model, px)?;
+    }
+    tell(&model)?;
+    let Some(out) = &args.out else {
+        say("it fits: add `-o DIR` to make a run of it")?;
+        return Ok(());
+    };
+    // What is in the folder is only taken away for a run that can be made.
+    let data = data_ref(args, model.preprocessing.clone())?;
+    let network = model.checkpoint.network();
+    let space = network.space(SpaceBounds::default())?;
+    let whole = network.child(&space.intact(), "")?;
+    let weights = model.checkpoint.hash()?;
+    let run = RunFolder::create(out, args.overwrite)?;
+    let made = ImportRecipe {
+        method: "import",
+        path: absolute(&args.path),
+        origin: model.origin.clone(),
+        weights,
+    };
+    run.write_text("recipe.toml", &recipe::to_toml(&made)?)?;
+    let parent = run.path().join("parent");
+    model.checkpoint.export_child(&whole, &model.preprocessing, &parent)?;
+    let unscored = data.path.is_empty();
+    let catalog = family::enter(run.path(), "import", &space, true, data, args.seed)?;
+    let (run, score) = (
+        run.path().display(),
+        catalog.score.split('@').next().unwrap_or_default(),
+    );
+    say(&format!("wrote {run}: {} as the only child", catalog.children[0].id))?;
+    say(&if unscored {
+        format!("next: offshoot pretrain RECIPE --init {run} --out DIR; with --data PATH it could be scored, too")
+    } else {
+        format!("next: offshoot eval {score} {run}; offshoot pretrain RECIPE --init {run} --out DIR")
+    })?;
+    Ok(())
+}
+
+/// The path from the root; as it was given where the system does not tell.
+pub fn absolute(path: &Path) -> String {
+    std::path::absolute(path)
+        .unwrap_or_else(|_| path.to_owned())
+        .display()
+        .to_string()
+}
+
+/// The preprocessing for images of another side, in the usual proportion of resize and crop.
+fn at_side(model: &Model, px: u32) -> Result<Preprocessing, Failure> {
+    let stride = model.checkpoint.network().stride() as u32;
+    if px == 0 || px > 1 << 14 || !px.is_multiple_of(stride) {
+        let below = (px.min(1 << 14) / stride).max(1) * stride;
+        return Err(Failure::input(
+            format!("--px {px} is no multiple of {stride}"),
+            format!("the nearest are {below} and {}", below + stride),
+        ));
+    }
+    Ok(Preprocessing {
+        resize: (px * 256).div_ceil(224),
+        crop: px,
+        ..model.preprocessing.clone()
+    })
+}
+
+/// Says what the model is, and what of the file is not used.
+fn tell(model: &Model) -> Result<(), Failure> {
+    let network = model.checkpoint.network();
+    let (channels, side) = network.image();
+    let architecture = network.architecture();
+    say(&format!("{}: {}", model.origin, architecture.summary()))?;
+    say(&format!("  {}", numbers(&architecture)))?;
+    let classes = match classes(&architecture) {
+        0 => "no classifier".into(),
+        n => format!("{n} classes"),
+    };
+    say(&format!(
+        "  {} parameters; images of {channels} x {side} x {side}; {classes}",
+        thousands(spec::parameters(&network.specs()))
+    ))?;
+    let how = &model.preprocessing;
+    say(&format!(
+        "  images: shorter side to {}, centre of {}, mean {:?}, deviation {:?} of values in 0..1",
+        how.resize, how.crop, how.mean, how.std
+    ))?;
+    let mut told: Vec<&str> = Vec::new();
+    for (_, why) in &model.ignored {
+        if told.contains(why) {
+            continue;
+        }
+        told.push(why);
+        let names: Vec<&str> = (model.ignored.iter())
+            .filter(|(_, other)| other == why)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let shown = names.iter().take(NAMED).map(|n| format!("`{n}`")).collect::<Vec<_>>();
+        let more = match names.len() - shown.len() {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        say(&format!("  ignored ({why}): {}{more}", shown.join(", ")))?;
+    }
+    for note in &model.notes {
+        say(&format!("  note: {note}"))?;
+    }
+    Ok(())
+}
+
+/// Every number of an architecture, as recipes have them.
+fn numbers(architecture: &Architecture) -> String {
+    let value = serde_json::to_value(architecture).unwrap_or_default();
+    let all = value.as_object().into_iter().flatten();
+    let shown = all.map(|(key, value)| match value.as_str() {
+        Some(word) => format!("{key} {word}"),
+        None => format!("{key} {value}"),
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+fn classes(architecture: &Architecture) -> usize {
+    match architecture {
+        Architecture::Vit(vit) => vit.classes,
+        Architecture::Swin(swin) => swin.classes,
+        Architecture::ResNet(net) => net.classes,
+        _ => 0,
+    }
+}
+
+/// The data to score on; a reference to none without.
+fn data_ref(args: &Import, preprocessing: Preprocessing) -> Result<DataRef, Failure> {
+    let (path, fingerprint) = match &args.data {
+        None => (String::new(), String::new()),
+        Some(path) => {
+            let shares = SplitShares {
+                val: args.val,
+                test: args.test,
+            };
+            let dataset = images::open_split(&path.display().to_string(), None, args.labels, args.seed, shares)?;
+            (dataset.path.display().to_string(), dataset.fingerprint)
+        }
+    };
+    Ok(DataRef {
+        path,
+        test_path: None,
+        labels: args.labels,
+        fingerprint,
+        split_seed: args.seed,
+        val: args.val,
+        test: args.test,
+        preprocessing,
+    })
+}

@@ -1,0 +1,159 @@
+//! The model that a pre-training run starts from, and what it says of the recipe.
+
+use std::path::{Path, PathBuf};
+
+use offshoot_family::catalog::Preprocessing;
+use offshoot_family::recipe::{self, Auto};
+use offshoot_family::{Architecture, Catalog};
+use offshoot_methods::elastic::recipe::{ElasticRecipe, InitRecipe};
+use offshoot_zoo::tensor::Device;
+use offshoot_zoo::{Checkpoint, Weights, import, start};
+use serde_json::Value;
+
+use super::images;
+use super::import::absolute;
+use crate::failure::Failure;
+use crate::terminal::complain;
+
+/// A model to start from, checked and not loaded yet.
+pub struct Start {
+    path: PathBuf,
+    checkpoint: Checkpoint,
+    preprocessing: Preprocessing,
+    hash: String,
+}
+
+impl Start {
+    /// Opens a run folder, or whatever `offshoot import` opens without being told a name.
+    ///
+    /// # Errors
+    /// If it is no such model.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let (checkpoint, preprocessing) = if path.join("catalog.json").is_file() {
+            let catalog = Catalog::open(path)?;
+            (images::checked_parent(path, &catalog)?, catalog.data.preprocessing)
+        } else {
+            let model = import::open(path, None)?;
+            (model.checkpoint, model.preprocessing)
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            hash: checkpoint.hash()?,
+            checkpoint,
+            preprocessing,
+        })
+    }
+
+    /// Opens it again for a run that was stopped before its first checkpoint.
+    ///
+    /// # Errors
+    /// If it is gone or another.
+    pub fn again(init: &InitRecipe) -> Result<Self, Failure> {
+        let start = Self::open(Path::new(&init.path))?;
+        if start.hash != init.hash {
+            return Err(Failure::input(
+                format!(
+                    "{} is not the model that the run was started from: its content has changed",
+                    init.path
+                ),
+                "put it back as it was, or start a new run",
+            ));
+        }
+        Ok(start)
+    }
+
+    /// Reads a recipe over the defaults that follow from the model: its numbers, and how its images are prepared.
+    ///
+    /// # Errors
+    /// If the recipe sets other numbers of the parent.
+    pub fn recipe(&self, text: &str, origin: &str, overrides: &[String]) -> Result<ElasticRecipe, Failure> {
+        let parent = self.parent();
+        let described = describe(&parent);
+        let family = described.get("family").and_then(Value::as_str).unwrap_or_default();
+        let refuse = |what: &[String]| {
+            Failure::input(
+                format!("{origin}: {}, but {} has others", what.join(", "), self.path.display()),
+                "leave these out: with --init the parent's numbers are the model's",
+            )
+        };
+        if let Some(asked) = recipe::given(text, overrides, "parent.family").filter(|asked| asked != family) {
+            return Err(refuse(&[format!("parent.family = {asked}")]));
+        }
+        let mut default = ElasticRecipe::of_family(family).ok_or_else(|| {
+            let known = offshoot_zoo::registry::FAMILIES.join(", ");
+            Failure::input(
+                format!("a {family} cannot be trained here"),
+                format!("there are {known}"),
+            )
+        })?;
+        default.parent = parent;
+        default.init = InitRecipe {
+            path: absolute(&self.path),
+            hash: self.hash.clone(),
+        };
+        let how = &self.preprocessing;
+        default.data.channels = Auto::Value(how.channels);
+        default.data.mean = Auto::Value(how.mean.clone());
+        default.data.std = Auto::Value(how.std.clone());
+        let mut recipe = recipe::load(&default, text, origin, overrides)?;
+        recipe.init = default.init.clone();
+        let mut others: Vec<String> = Vec::new();
+        if let (Value::Object(own), Value::Object(set)) = (&described, describe(&recipe.parent)) {
+            // The side is the crops', and how positions are resampled is a matter of training.
+            let free = |key: &str| ["image", "position_offset"].contains(&key);
+            let differs = set
+                .iter()
+                .filter(|(key, value)| !free(key) && own.get(*key) != Some(*value));
+            others.extend(differs.map(|(key, value)| format!("parent.{key} = {value}")));
+        }
+        if recipe
+            .data
+            .channels
+            .value()
+            .is_some_and(|&channels| channels != how.channels)
+        {
+            others.push(format!("data.channels = {:?}", recipe.data.channels.value()));
+        }
+        if !others.is_empty() {
+            return Err(refuse(&others));
+        }
+        complain(&format!(
+            "the parent's numbers, and mean and deviation of its images, are those of {}: {}",
+            self.path.display(),
+            recipe.parent.summary()
+        ));
+        Ok(recipe)
+    }
+
+    /// The architecture as a recipe has it: without a classifier, its image side left to the crops.
+    fn parent(&self) -> Architecture {
+        let network = self.checkpoint.network();
+        let mut parent = network.architecture().with_input(network.image().0, 0);
+        match &mut parent {
+            Architecture::Vit(vit) => vit.classes = 0,
+            Architecture::Swin(swin) => swin.classes = 0,
+            Architecture::ResNet(net) => net.classes = 0,
+            _ => {}
+        }
+        parent
+    }
+
+    /// Its weights for the network of a resolved recipe.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn weights(&self, recipe: &ElasticRecipe, device: &Device) -> Result<Weights, Failure> {
+        let weights = self.checkpoint.weights(device)?;
+        let network = recipe.network()?;
+        Ok(start::taken_over(
+            self.checkpoint.network(),
+            &weights,
+            network.as_ref(),
+            device,
+        ))
+    }
+}
+
+fn describe(architecture: &Architecture) -> Value {
+    serde_json::to_value(architecture).unwrap_or_default()
+}
