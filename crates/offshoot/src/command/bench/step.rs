@@ -119,6 +119,7 @@ impl Numbers {
                     stem: 64,
                     depths: vec![2, 3, 6, 2],
                     norm: ResNetNorm::Group,
+                    groups: 32,
                     stride_on: StrideOn::Second,
                     image: 64,
                     channels: 3,
