@@ -113,7 +113,7 @@ impl Numbers {
             Case::ResNetS => Self {
                 name: "resnet-s",
                 parent: Architecture::ResNet(ResNet {
-                    groups: ResNet::GROUPS,
+                    groups: 32,
                     width: 64,
                     outputs: 256,
                     stem: 64,
