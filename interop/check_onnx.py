@@ -43,12 +43,16 @@ def check_file(path):
 def check_metadata(model, folder):
     """Metadata and preprocessor_config.json agree."""
     entries = {entry.key: entry.value for entry in model.metadata_props}
+
+    def single(numbers):
+        return [numpy.float32(number) for number in numbers]
+
     said = json.loads((folder / "preprocessor_config.json").read_text())
     pairs = {
         "resize": (int(entries["resize"]), said["size"]["shortest_edge"]),
         "crop": (int(entries["crop"]), said["crop_size"]["height"]),
-        "mean": (json.loads(entries["mean"]), said["image_mean"]),
-        "std": (json.loads(entries["std"]), said["image_std"]),
+        "mean": (single(json.loads(entries["mean"])), single(said["image_mean"])),
+        "std": (single(json.loads(entries["std"])), single(said["image_std"])),
         "channels": (int(entries["channels"]), sides(model.graph.input[0])[1]),
         "layout": (entries["layout"], "NCHW"),
     }

@@ -87,20 +87,17 @@ impl ResNetNetwork {
     /// statistics that are given; then the residual, if there is one, and ReLU if asked for.
     fn norm(&self, weights: &Weights, name: &str, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
         let vector = |leaf: &str| weights.tensor::<1>(&format!("{name}.{leaf}"));
-        let (gamma, beta) = (vector("weight"), vector("bias"));
+        let (scale, shift) = (vector("weight"), vector("bias"));
         let epsilon = self.net.norm_eps;
         if self.net.norm == ResNetNorm::Group {
-            let form = GroupNorm {
-                groups: self.net.groups,
-                epsilon,
-                relu,
-            };
-            return group_norm(form, x, gamma, beta, residual);
+            let groups = self.net.groups;
+            let form = GroupNorm { groups, epsilon, relu };
+            return group_norm(form, x, scale, shift, residual);
         }
-        let channels = gamma.dims()[0];
+        let channels = x.dims()[1];
         let shaped = |v: Tensor<1>| v.reshape([1, channels, 1, 1]);
-        let scale = gamma / vector("variance").detach().add_scalar(epsilon).sqrt();
-        let shift = beta - vector("mean").detach() * scale.clone();
+        let scale = scale / vector("variance").detach().add_scalar(epsilon).sqrt();
+        let shift = shift - vector("mean").detach() * scale.clone();
         let y = x * shaped(scale) + shaped(shift);
         let y = match residual {
             Some(residual) => y + residual,
@@ -146,8 +143,7 @@ impl ResNetNetwork {
         let x = module::max_pool2d(x, pool);
         let Some(masks) = masks else { return x };
         let (stem, map, grid) = (self.net.stem, side / 4, 2 * side / self.net.stride());
-        let cells = map / grid;
-        let masks = block::upsample_marks(masks, grid, cells)
+        let masks = block::upsample_marks(masks, grid, map / grid)
             .reshape([batch, 1, map, map])
             .expand([batch, stem, map, map]);
         let token = weights.tensor::<1>("mask_token").reshape([1, stem, 1, 1]);
@@ -299,12 +295,11 @@ impl Network for ResNetNetwork {
         let [batch, channels, side, _] = x.dims();
         let map = x.reshape([batch, channels, side * side]).swap_dims(1, 2);
         let cls = map.clone().mean_dim(1).squeeze_dim::<2>(1);
-        // Every cell stands for the four patches of the mask's grid that it covers.
-        let patches = block::upsample_tokens(map, side, 2);
         Features {
             logits: block::logits(weights, self.net.classes, &cls),
             cls,
-            patches,
+            // Every cell stands for the four patches of the mask's grid that it covers.
+            patches: block::upsample_tokens(map, side, 2),
         }
     }
 

@@ -291,7 +291,7 @@ pub(crate) fn timm_architecture(name: &str, config: &Value) -> Result<ResNet, St
         "wide_resnet101_2" => ([3, 4, 23, 3], 128, "batchnorm2d"),
         other => {
             return Err(format!(
-                "`architecture` is `{other}`; this version opens timm's resnet50, resnet101, resnet152, resnet50_gn, \
+                "`architecture` is `{other}`; this version opens timm's resnet26, resnet50, resnet101, resnet152, resnet50_gn, \
                  wide_resnet50_2 and wide_resnet101_2"
             ));
         }

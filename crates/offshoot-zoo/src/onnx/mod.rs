@@ -1,6 +1,6 @@
 //! Networks as ONNX files: a graph from the network, weights from the parent's file, one tensor at a time.
 //!
-//! [`Network::graph`] says what a network computes, in the functions of [`Graph`]. [`write`] puts it into `model.onnx`: opset 20,
+//! [`Network::graph`] says what a network computes, in the functions of [`Graph`]. [`write()`] puts it into `model.onnx`: opset 20,
 //! input `pixel_values`, `[batch, channels, side, side]` with an open batch, outputs `cls` and `patches`. Initialisers carry our
 //! names and hold our numbers. All sizes follow from shapes, so lengths are written first and the numbers streamed behind them.
 
@@ -108,7 +108,7 @@ pub fn write<E: From<OnnxError>>(
     write_graph(&graph(network), &model, about.id, folder, embedded, values)
 }
 
-/// [`write`] of any finished graph.
+/// [`write()`] of any finished graph.
 fn write_graph<E: From<OnnxError>>(
     graph: &Graph,
     model: &proto::Model,
