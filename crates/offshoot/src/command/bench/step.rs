@@ -113,7 +113,6 @@ impl Numbers {
             Case::ResNetS => Self {
                 name: "resnet-s",
                 parent: Architecture::ResNet(ResNet {
-                    groups: 32,
                     width: 64,
                     outputs: 256,
                     stem: 64,
