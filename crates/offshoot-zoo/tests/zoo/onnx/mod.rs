@@ -19,8 +19,8 @@ use self::file::{Model, Side};
 use crate::{bits, lively, numbers, preprocessing, shape, small};
 
 /// A parent on disk.
-fn parent(folder: &Path, network: &dyn Network, weights: &Weights) -> Checkpoint {
-    checkpoint::save(network, weights, &preprocessing(network.image()), folder).unwrap();
+fn parent(folder: &Path, vit: &Vit, weights: &Weights) -> Checkpoint {
+    checkpoint::save(&VitNetwork::new(vit.clone()), weights, &preprocessing(vit), folder).unwrap();
     Checkpoint::open(folder).unwrap()
 }
 
