@@ -12,7 +12,6 @@ Before the first use: cargo build --release --workspace --examples --bins
 import argparse
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 
@@ -20,51 +19,10 @@ import numpy
 import torch
 import transformers
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel, BitImageProcessor, Dinov2Model
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-class Difference(Exception):
-    """Something is not what it should be."""
-
-
-def run(*command):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise Difference(f"{pathlib.Path(command[0]).name} failed:\n{done.stderr.strip()}")
-
-
-def family_members(run_folder, wanted):
-    """Ids of the children to look at: those asked for, or the smallest, the middle and the largest by parameters."""
-    children = json.loads((run_folder / "catalog.json").read_text())["children"]
-    ids = [child["id"] for child in sorted(children, key=lambda child: child["parameters"])]
-    if wanted:
-        return [child for child in wanted if child in ids]
-    return list(dict.fromkeys([ids[0], ids[len(ids) // 2], ids[-1]]))
-
-
-def folders(arguments, scratch):
-    """Every folder to check, with a label."""
-    for number, path in enumerate(arguments.path):
-        if (path / "catalog.json").is_file():
-            for child in family_members(path, arguments.child):
-                target = scratch / f"{number}-{child}"
-                run(arguments.bin / "offshoot", "export", path, "--child", child, "-o", target)
-                yield f"{path} {child}", target
-        elif (path / "config.json").is_file():
-            yield str(path), path
-        else:
-            raise Difference(f"{path}: neither a run (catalog.json) nor a checkpoint folder (config.json)")
-
-
-def our_features(arguments, folder, images, scratch):
-    """Class and patch tokens by the program under test."""
-    save_file({"images": images.contiguous()}, scratch / "images.safetensors")
-    output = scratch / "features.safetensors"
-    run(arguments.bin / "examples" / "features", folder, scratch / "images.safetensors", output)
-    return load_file(output)
+from exported import ROOT, Difference, folders, our_features
 
 
 def check_features(arguments, label, folder, scratch):
@@ -86,7 +44,7 @@ def check_features(arguments, label, folder, scratch):
         if px % patch:
             raise Difference(f"{px} px is no multiple of the patch {patch}")
         images = torch.randn(arguments.images, config.num_channels, px, px, generator=generator)
-        ours = our_features(arguments, folder, images, scratch)
+        ours = {name: torch.from_numpy(value) for name, value in our_features(arguments, folder, images.numpy(), scratch).items()}
         with torch.inference_mode():
             theirs = model(images)
             through_auto = auto(images).last_hidden_state
@@ -175,6 +133,8 @@ def main():
         with tempfile.TemporaryDirectory() as scratch:
             scratch = pathlib.Path(scratch)
             for label, folder in folders(arguments, scratch):
+                if not (folder / "config.json").is_file():
+                    raise Difference(f"{folder}: neither a run (catalog.json) nor a checkpoint folder (config.json)")
                 check_features(arguments, label, folder, scratch)
                 check_weights(folder)
                 check_preprocessor(folder)

@@ -3,7 +3,10 @@
 //! Of a block of output pixels, the inputs that each of them sees become a column ("im2col", Chellapilla et al. 2006); then the
 //! layer is a product with the weight. Blocks are small enough for a core's cache and are thrown away, so memory does not grow
 //! with the window. The gradient of the input is the convolution of the gradient with the turned weight where the window moves
-//! by one pixel, and is added up from columns otherwise; that of the weight is a sum over blocks in their order.
+//! by one pixel, and is added up from columns otherwise; that of the weight is a sum over blocks in their order. Windows of 3x3
+//! that move by one pixel go by [tiles](winograd) instead, which need fewer multiplications.
+
+mod winograd;
 
 use std::ops::Range;
 
@@ -336,8 +339,19 @@ impl Layout {
         if pieces == 1 { Threads::All } else { Threads::One }
     }
 
+    /// The convolution of `x` with a weight of `[outputs, channels, height, width]`, the faster way.
+    fn run(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let tiled = self.tiled().then(|| self.forward_tiled(x, weight, bias)).flatten();
+        tiled.unwrap_or_else(|| self.by_columns(x, Matrix::new(weight, self.outputs, self.inputs()), bias))
+    }
+
     /// The convolution of `x` with a weight of `[outputs, inputs]`.
-    fn forward(&self, x: &[f32], weight: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+    fn by_columns(&self, x: &[f32], weight: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+        note(
+            (self.outputs, self.inputs(), self.out_plane()),
+            (false, false),
+            self.images,
+        );
         let (plane, inputs, group) = (self.out_plane(), self.inputs(), self.group());
         let threads = Self::threads(self.images.div_ceil(group));
         let each = self.outputs * plane;
@@ -514,11 +528,10 @@ fn turned(weight: &[f32], outputs: usize, channels: usize, taps: usize) -> Vec<f
 impl Kernel for Window {
     fn forward(self, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
         let layout = Layout::new(self, tensors[0].shape().dims(), tensors[1].shape().dims());
-        let (outputs, inputs, [height, width]) = (layout.outputs, layout.inputs(), layout.out_size);
-        note((outputs, inputs, layout.out_plane()), (false, false), layout.images);
-        let weight = Matrix::new(values(&tensors[1]), outputs, inputs);
-        let y = layout.forward(values(&tensors[0]), weight, tensors.get(2).map(values));
-        tensor(y, [layout.images, outputs, height, width])
+        let [x, weight] = [0, 1].map(|i| values(&tensors[i]));
+        let [height, width] = layout.out_size;
+        let y = layout.run(x, weight, tensors.get(2).map(values));
+        tensor(y, [layout.images, layout.outputs, height, width])
     }
 
     fn backward(
@@ -534,19 +547,8 @@ impl Kernel for Window {
         gradients.push(wanted[0].then(|| {
             let straight = Matrix::new(weight, outputs, inputs);
             let dx = match layout.turned() {
-                Some(backward) => {
-                    note(
-                        (layout.channels, backward.inputs(), layout.plane()),
-                        (false, false),
-                        layout.images,
-                    );
-                    if layout.taps() == 1 {
-                        backward.forward(dy, straight.transposed(), None)
-                    } else {
-                        let turned = turned(weight, outputs, layout.channels, layout.taps());
-                        backward.forward(dy, Matrix::new(&turned, layout.channels, backward.inputs()), None)
-                    }
-                }
+                Some(backward) if layout.taps() == 1 => backward.by_columns(dy, straight.transposed(), None),
+                Some(backward) => backward.run(dy, &turned(weight, outputs, layout.channels, layout.taps()), None),
                 None => {
                     note((inputs, outputs, pixels), (true, false), layout.images);
                     layout.folded(straight, dy)
@@ -555,8 +557,12 @@ impl Kernel for Window {
             tensor(dx, tensors[0].shape())
         }));
         gradients.push(wanted[1].then(|| {
-            note((outputs, pixels, inputs), (false, true), layout.images);
-            tensor(layout.weight_gradient(x, dy), tensors[1].shape())
+            let tiled = layout.tiled().then(|| layout.weight_gradient_tiled(x, dy)).flatten();
+            let d_weight = tiled.unwrap_or_else(|| {
+                note((outputs, pixels, inputs), (false, true), layout.images);
+                layout.weight_gradient(x, dy)
+            });
+            tensor(d_weight, tensors[1].shape())
         }));
         if tensors.len() > 2 {
             gradients.push(Some(tensor(layout.bias_gradient(dy), [outputs])));

@@ -183,6 +183,20 @@ where
     }
 }
 
+/// [`in_rows`] on all threads.
+pub(crate) fn in_pieces<F>(blank: &mut Blank, piece: usize, work: F) -> &mut [f32]
+where
+    F: for<'a> Fn(usize, &'a mut Blank) -> &'a mut [f32] + Sync,
+{
+    let pieces = blank.par_chunks_mut(piece.max(1)).enumerate();
+    pieces.for_each(|(i, piece)| checked(piece, |piece| work(i, piece)));
+    // SAFETY: each of the pieces, which together are all of it, came back as written.
+    #[allow(unsafe_code, reason = "memory cannot know that it was written")]
+    unsafe {
+        &mut *(std::ptr::from_mut(blank) as *mut [f32])
+    }
+}
+
 /// Fails unless `work` returns the memory that it was given.
 fn checked(blank: &mut Blank, work: impl for<'a> FnOnce(&'a mut Blank) -> &'a mut [f32]) {
     let asked = (blank.as_ptr() as usize, blank.len());

@@ -2,12 +2,22 @@
 
 use std::fmt::Write;
 
+use offshoot_family::catalog::Preprocessing;
 use offshoot_family::{Catalog, Child};
 
 use crate::units;
 
+/// What opens the folder that a card lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CardFor {
+    /// Hugging Face's transformers.
+    Transformers,
+    /// Any ONNX runtime.
+    Onnx,
+}
+
 /// The card of `child`. Every number in it is a number of the catalog.
-pub fn model_card(catalog: &Catalog, child: &Child) -> String {
+pub fn model_card(catalog: &Catalog, child: &Child, opened_by: CardFor) -> String {
     let mut card = String::new();
     let name = child.name.as_ref().map_or(String::new(), |name| format!(" ({name})"));
     let sizes: Vec<String> = child
@@ -34,15 +44,23 @@ pub fn model_card(catalog: &Catalog, child: &Child) -> String {
     // Writing to a string cannot fail.
     let _ = write!(
         card,
-        "---\nlibrary_name: transformers\npipeline_tag: image-feature-extraction\ntags:\n- offshoot\n- {method}\n{tag}---\n\n\
+        "---\nlibrary_name: {library}\npipeline_tag: image-feature-extraction\ntags:\n- offshoot\n- {method}\n{tag}---\n\n\
          # {id}{name}\n\n{origin}\n\n\
-         | | |\n|---|---|\n| parameters | {parameters} |\n| multiply-adds of one image | {macs} |\n| weights | {bytes} bytes, fp32 |\n\
+         | | |\n|---|---|\n| parameters | {parameters} |\n| multiply-adds of one image | {macs} |\n| weights | {weights} |\n\
          | input | {channels} x {crop} x {crop}, shorter side resized to {resize} |\n\n",
         method = catalog.method,
         id = child.id,
         parameters = units::grouped(child.parameters),
         macs = units::grouped(child.macs),
-        bytes = units::grouped(child.bytes),
+        library = match opened_by {
+            CardFor::Transformers => "transformers",
+            CardFor::Onnx => "onnx",
+        },
+        // The catalog knows the size of a Hugging Face folder's weights.
+        weights = match opened_by {
+            CardFor::Transformers => format!("{} bytes, fp32", units::grouped(child.bytes)),
+            CardFor::Onnx => "fp32".to_owned(),
+        },
         channels = preparation.channels,
         crop = preparation.crop,
         resize = preparation.resize,
@@ -64,10 +82,12 @@ pub fn model_card(catalog: &Catalog, child: &Child) -> String {
     }
     let _ = write!(
         card,
-        "\n## Use\n\n```python\nfrom transformers import AutoModel\n\nmodel = AutoModel.from_pretrained(\"{id}\")\n\
-         features = model(pixel_values).last_hidden_state[:, 0]\n```\n\n## Made by\n\noffshoot {version}, method {method}, seed {seed}; \
+        "\n## Use\n\n{usage}\n## Made by\n\noffshoot {version}, method {method}, seed {seed}; \
          data fingerprint `{data}`; parent `{parent}`.\n",
-        id = child.id,
+        usage = match opened_by {
+            CardFor::Transformers => transformers_usage(&child.id),
+            CardFor::Onnx => onnx_usage(preparation),
+        },
         version = catalog.version,
         method = catalog.method,
         seed = catalog.seed,
@@ -75,4 +95,29 @@ pub fn model_card(catalog: &Catalog, child: &Child) -> String {
         parent = catalog.parent.hash,
     );
     card
+}
+
+fn transformers_usage(id: &str) -> String {
+    format!(
+        "```python\nfrom transformers import AutoModel\n\nmodel = AutoModel.from_pretrained(\"{id}\")\n\
+         features = model(pixel_values).last_hidden_state[:, 0]\n```\n"
+    )
+}
+
+/// How to run the model, and what its input is made of: no processor comes with a runtime.
+fn onnx_usage(preparation: &Preprocessing) -> String {
+    format!(
+        "```python\nimport onnxruntime\n\nsession = onnxruntime.InferenceSession(\"model.onnx\")\n\
+         cls, patches = session.run([\"cls\", \"patches\"], {{\"pixel_values\": pixel_values}})\n```\n\n\
+         `pixel_values` is `[batch, {channels}, {crop}, {crop}]` in fp32, for any batch: {colour} image, its shorter side resized to \
+         {resize} (bicubic), the centre {crop} x {crop} of it, each value divided by 255, then less the mean {mean:?} and divided by \
+         the deviation {std:?}. `cls` is one vector an image, `patches` one a patch, row by row. The same numbers are in the \
+         model's metadata and in `preprocessor_config.json`.\n",
+        channels = preparation.channels,
+        crop = preparation.crop,
+        colour = if preparation.channels == 3 { "an RGB" } else { "a grey" },
+        resize = preparation.resize,
+        mean = preparation.mean,
+        std = preparation.std,
+    )
 }

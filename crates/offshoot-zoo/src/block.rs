@@ -2,6 +2,7 @@
 //! classifier.
 
 use crate::network::Subset;
+use crate::onnx;
 use crate::spec::{Dim, Init, TensorSpec};
 use crate::tensor::{Bool, Int, Linear, Tensor, TensorData};
 use crate::weights::Weights;
@@ -132,6 +133,52 @@ impl Block<'_> {
     }
 }
 
+/// One pre-norm transformer block as nodes of an ONNX graph, over rows.
+pub(crate) struct BlockGraph {
+    /// Name of the block.
+    pub(crate) name: String,
+    /// Epsilon of the norms.
+    pub(crate) norm_eps: f64,
+    /// Whether there is a LayerScale.
+    pub(crate) layer_scale: bool,
+}
+
+impl BlockGraph {
+    fn leaf(&self, leaf: &str) -> String {
+        format!("{}.{leaf}", self.name)
+    }
+
+    fn residual(&self, graph: &mut onnx::Graph, x: onnx::Value, inner: onnx::Value, gamma: &str) -> onnx::Value {
+        if !self.layer_scale {
+            return graph.add(x, inner);
+        }
+        let gamma = graph.weight(&self.leaf(gamma));
+        let inner = graph.multiply(inner, gamma);
+        graph.add(x, inner)
+    }
+
+    /// [`Block::qkv`].
+    pub(crate) fn qkv(&self, graph: &mut onnx::Graph, x: onnx::Value) -> onnx::Value {
+        let inner = graph.layer_norm(x, &self.leaf("norm1"), self.norm_eps);
+        graph.linear(inner, &self.leaf("attn.qkv"))
+    }
+
+    /// [`Block::projection`] of `mixed`, added to `x`.
+    pub(crate) fn projection(&self, graph: &mut onnx::Graph, x: onnx::Value, mixed: onnx::Value) -> onnx::Value {
+        let inner = graph.linear(mixed, &self.leaf("attn.proj"));
+        self.residual(graph, x, inner, "ls1.gamma")
+    }
+
+    /// The feed-forward branch, added to `x`.
+    pub(crate) fn feed_forward(&self, graph: &mut onnx::Graph, x: onnx::Value) -> onnx::Value {
+        let inner = graph.layer_norm(x, &self.leaf("norm2"), self.norm_eps);
+        let inner = graph.linear(inner, &self.leaf("mlp.fc1"));
+        let inner = graph.gelu(inner);
+        let inner = graph.linear(inner, &self.leaf("mlp.fc2"));
+        self.residual(graph, x, inner, "ls2.gamma")
+    }
+}
+
 /// The tensors of a patch embedding that writes `residual`: a convolution as wide as its stride.
 pub(crate) fn embed_specs(residual: Dim, channels: usize, patch: usize) -> [TensorSpec; 2] {
     // PyTorch's default for a convolution: kaiming-uniform with a = sqrt(5), that is 1 / sqrt(fan in), for the bias too.
@@ -207,6 +254,14 @@ pub(crate) fn upsample_tokens(map: Tensor<3>, side: usize, factor: usize) -> Ten
     map.reshape([batch, side, 1, side, 1, dim])
         .expand([batch, side, factor, side, factor, dim])
         .reshape([batch, side * side * factor * factor, dim])
+}
+
+/// The token of a map of `side` that stands at each place of the map with every token doubled both ways, row-major.
+pub(crate) fn doubled(side: usize) -> Vec<usize> {
+    let twice = 2 * side;
+    (0..twice * twice)
+        .map(|at| at / twice / 2 * side + at % twice / 2)
+        .collect()
 }
 
 /// The tensors of a linear classifier of `classes` classes on features of dimension `feature`; none for 0 classes.

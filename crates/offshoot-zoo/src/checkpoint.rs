@@ -9,8 +9,9 @@ use offshoot_family::{Architecture, View};
 use serde_json::Value;
 
 use crate::layout::{self, Dialect};
-use crate::materialize::{self, Plan, ViewError};
+use crate::materialize::{self, Plan, TensorPlan, ViewError};
 use crate::network::{Network, NetworkError};
+use crate::onnx::OnnxError;
 use crate::registry::open;
 use crate::safetensors::{self, SafetensorsError};
 use crate::shards::Shards;
@@ -71,6 +72,9 @@ pub enum CheckpointError {
     /// A view does not fit the parent.
     #[error(transparent)]
     View(#[from] ViewError),
+    /// An ONNX file cannot be written.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
     /// A view was made for other weights.
     #[error("the view was made for parent {wanted}, but {path} is {found}")]
     OtherParent {
@@ -220,6 +224,14 @@ impl Checkpoint {
         Ok((child, plan))
     }
 
+    /// The elements of one of a child's tensors, row-major, read from the parent's file.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn child_tensor(&self, entry: &TensorPlan) -> Result<Vec<f32>, CheckpointError> {
+        Ok(entry.on_host(&self.tensor(&entry.parent)?))
+    }
+
     /// Writes the child that `view` makes of this parent as a folder of its own, one tensor at a time from file to file. The
     /// weights file is written before `config.json`, so that a folder with a configuration is whole.
     ///
@@ -241,15 +253,12 @@ impl Checkpoint {
                 let entry = plan.iter().find(|entry| entry.name == part.tensor);
                 let entry = entry.unwrap_or_else(|| panic!("the plan has no tensor `{}`", part.tensor));
                 last = None;
-                last = Some((part.tensor.clone(), entry.on_host(&self.tensor(&entry.parent)?)));
+                last = Some((part.tensor.clone(), self.child_tensor(entry)?));
             }
             let (_, values) = last.as_ref().expect("it was just made");
             Ok::<_, CheckpointError>(rows(values, part.rows).to_vec())
         })?;
-        write_json(
-            &folder.join("preprocessor_config.json"),
-            &layout::preprocessor(preprocessing),
-        )?;
+        write_preprocessor(preprocessing, folder)?;
         write_json(&folder.join("config.json"), &layout.config(preprocessing))
     }
 }
@@ -283,10 +292,7 @@ pub fn save(
             .unwrap_or_else(|| panic!("no weight `{}`", part.tensor));
         Ok::<_, CheckpointError>(rows(&weight.values(), part.rows).to_vec())
     })?;
-    write_json(
-        &folder.join("preprocessor_config.json"),
-        &layout::preprocessor(preprocessing),
-    )?;
+    write_preprocessor(preprocessing, folder)?;
     write_json(&folder.join("config.json"), &layout.config(preprocessing))
 }
 
@@ -310,6 +316,14 @@ pub(crate) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
         return Err(config(format!("larger than {MAX_JSON} bytes")));
     }
     serde_json::from_slice(&text).map_err(|e| config(format!("not JSON: {e}")))
+}
+
+/// Writes `preprocessor_config.json` of an exported folder.
+pub(crate) fn write_preprocessor(preprocessing: &Preprocessing, folder: &Path) -> Result<(), CheckpointError> {
+    write_json(
+        &folder.join("preprocessor_config.json"),
+        &layout::preprocessor(preprocessing),
+    )
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {

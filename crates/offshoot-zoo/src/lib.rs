@@ -12,6 +12,7 @@ pub mod import;
 pub mod layout;
 pub mod materialize;
 pub mod network;
+pub mod onnx;
 pub mod positions;
 pub mod registry;
 pub mod resnet;

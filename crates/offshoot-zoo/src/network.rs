@@ -3,6 +3,7 @@
 use offshoot_family::{Architecture, Axis, Shape, Space, View};
 
 use crate::layout::Layout;
+use crate::onnx;
 use crate::spec::{Dim, TensorSpec};
 use crate::tensor::{Bool, Tensor};
 use crate::weights::Weights;
@@ -257,4 +258,8 @@ pub trait Network: Send + Sync {
 
     /// How its weights are named and described in the folder of another program.
     fn layout(&self) -> Layout;
+
+    /// The forward pass of native images as an ONNX graph, in the same steps and with weights by the same names: from `pixels`,
+    /// `[batch, channels, side, side]`, to what [`forward`](Self::forward) gives.
+    fn graph(&self, graph: &mut onnx::Graph, pixels: onnx::Value) -> onnx::Outputs;
 }

@@ -14,8 +14,9 @@ use crate::layout::{Layout, resnet_layout};
 use crate::network::{
     DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, depths_of, kept_in_stages,
 };
+use crate::onnx;
 use crate::spec::{Dim, Init, TensorSpec};
-use crate::tensor::{Bool, Tensor, activation, convolution, module};
+use crate::tensor::{Bool, GroupNorm, Tensor, activation, convolution, group_norm, module};
 use crate::weights::Weights;
 
 /// A residual network's forward pass and space.
@@ -85,36 +86,25 @@ impl ResNetNetwork {
     /// Scale and shift of every channel of `[b, c, h, w]`, over groups of channels of one image (Wu and He 2018) or with the
     /// statistics that are given; then the residual, if there is one, and ReLU if asked for.
     fn norm(&self, weights: &Weights, name: &str, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
         let vector = |leaf: &str| weights.tensor::<1>(&format!("{name}.{leaf}"));
+        let (scale, shift) = (vector("weight"), vector("bias"));
+        let epsilon = self.net.norm_eps;
+        if self.net.norm == ResNetNorm::Group {
+            let groups = self.net.groups;
+            let form = GroupNorm { groups, epsilon, relu };
+            return group_norm(form, x, scale, shift, residual);
+        }
+        let channels = x.dims()[1];
         let shaped = |v: Tensor<1>| v.reshape([1, channels, 1, 1]);
-        let (gamma, beta) = (vector("weight"), vector("bias"));
-        let eps = self.net.norm_eps;
-        let y = match self.net.norm {
-            ResNetNorm::Group => {
-                let groups = self.net.groups;
-                let x = x.reshape([batch, groups, channels / groups * height * width]);
-                let centred = x.clone() - x.mean_dim(2);
-                let deviation = centred.clone().square().mean_dim(2).add_scalar(eps).sqrt();
-                let y = (centred / deviation).reshape([batch, channels, height, width]);
-                y * shaped(gamma) + shaped(beta)
-            }
-            ResNetNorm::Batch => {
-                let scale = gamma / vector("variance").detach().add_scalar(eps).sqrt();
-                let shift = beta - vector("mean").detach() * scale.clone();
-                x * shaped(scale) + shaped(shift)
-            }
-        };
+        let scale = scale / vector("variance").detach().add_scalar(epsilon).sqrt();
+        let shift = shift - vector("mean").detach() * scale.clone();
+        let y = x * shaped(scale) + shaped(shift);
         let y = match residual {
             Some(residual) => y + residual,
             None => y,
         };
         if relu { activation::relu(y) } else { y }
     }
-
-    /// Numbers of an output that [`norm`](Self::norm) keeps for the backward pass, beside the output itself: without the mean,
-    /// and of unit variance.
-    const KEPT: u64 = 2;
 
     /// One block on `[b, c, h, w]`.
     fn bottleneck(&self, weights: &Weights, block: Bottleneck, x: Tensor<4>) -> Tensor<4> {
@@ -153,10 +143,7 @@ impl ResNetNetwork {
         let x = module::max_pool2d(x, pool);
         let Some(masks) = masks else { return x };
         let (stem, map, grid) = (self.net.stem, side / 4, 2 * side / self.net.stride());
-        let cells = map / grid;
-        let masks = masks
-            .reshape([batch, grid, 1, grid, 1])
-            .expand([batch, grid, cells, grid, cells])
+        let masks = block::upsample_marks(masks, grid, map / grid)
             .reshape([batch, 1, map, map])
             .expand([batch, stem, map, map]);
         let token = weights.tensor::<1>("mask_token").reshape([1, stem, 1, 1]);
@@ -306,21 +293,13 @@ impl Network for ResNetNetwork {
             x = self.bottleneck(weights, block, x);
         }
         let [batch, channels, side, _] = x.dims();
-        let cls = x
-            .clone()
-            .reshape([batch, channels, side * side])
-            .mean_dim(2)
-            .reshape([batch, channels]);
-        // Every cell stands for the four patches of the mask's grid that it covers.
-        let patches = x
-            .permute([0, 2, 3, 1])
-            .reshape([batch, side, 1, side, 1, channels])
-            .expand([batch, side, 2, side, 2, channels])
-            .reshape([batch, 4 * side * side, channels]);
+        let map = x.reshape([batch, channels, side * side]).swap_dims(1, 2);
+        let cls = map.clone().mean_dim(1).squeeze_dim::<2>(1);
         Features {
             logits: block::logits(weights, self.net.classes, &cls),
             cls,
-            patches,
+            // Every cell stands for the four patches of the mask's grid that it covers.
+            patches: block::upsample_tokens(map, side, 2),
         }
     }
 
@@ -400,13 +379,290 @@ impl Network for ResNetNetwork {
     fn activations(&self, image: usize) -> u64 {
         let outputs = self.convolutions(image);
         let outputs = outputs.iter().map(|[out, _, _, side]| out * side * side);
-        // What a norm keeps of every output of a convolution, and what comes out of it, which the next convolution reads; the
-        // map after pooling.
+        // What goes into every norm, and what comes out of it, which the next convolution reads; the map after pooling.
         let pooled = (self.net.stem * (image / 4).pow(2)) as u64;
-        outputs.sum::<u64>() * (Self::KEPT + 1) + pooled
+        outputs.sum::<u64>() * 2 + pooled
     }
 
     fn layout(&self) -> Layout {
         resnet_layout(&self.net)
+    }
+
+    fn graph(&self, graph: &mut onnx::Graph, pixels: onnx::Value) -> onnx::Outputs {
+        use onnx::Extent::{Batch, Fixed};
+        let sliding = |stride, padding| onnx::Sliding { stride, padding };
+        let x = graph.convolution(pixels, "stem.conv", sliding(2, 3));
+        let x = self.graph_norm(graph, x, "stem.norm");
+        let x = graph.relu(x);
+        let mut x = graph.max_pool(x, 3, sliding(2, 1));
+        for block in self.blocks() {
+            let leaf = |leaf: &str| format!("{}.{leaf}", block.name());
+            graph.at(block.name());
+            let (first, second) = self.strides(block);
+            let mut shortcut = x;
+            if self.has_shortcut(block) {
+                let across = graph.convolution(x, &leaf("shortcut.conv"), sliding(block.stride(), 0));
+                shortcut = self.graph_norm(graph, across, &leaf("shortcut.norm"));
+            }
+            for (number, slides) in [(1, sliding(first, 0)), (2, sliding(second, 1))] {
+                x = graph.convolution(x, &leaf(&format!("conv{number}")), slides);
+                x = self.graph_norm(graph, x, &leaf(&format!("norm{number}")));
+                x = graph.relu(x);
+            }
+            x = graph.convolution(x, &leaf("conv3"), sliding(1, 0));
+            x = self.graph_norm(graph, x, &leaf("norm3"));
+            x = graph.add(x, shortcut);
+            x = graph.relu(x);
+        }
+        graph.at("");
+        let (channels, side) = (self.net.feature_width(), self.net.image / self.net.stride());
+        let map = graph.reshape(x, &[Batch(1), Fixed(channels), Fixed(side * side)]);
+        let cls = graph.mean(map, &[2]);
+        let map = graph.transpose(map, &[0, 2, 1]);
+        onnx::Outputs {
+            cls,
+            patches: graph.gather(map, 1, &block::doubled(side)),
+            logits: (self.net.classes > 0).then(|| graph.linear(cls, "head")),
+        }
+    }
+}
+
+impl ResNetNetwork {
+    /// The norm called `name` as ONNX nodes.
+    fn graph_norm(&self, graph: &mut onnx::Graph, x: onnx::Value, name: &str) -> onnx::Value {
+        match self.net.norm {
+            ResNetNorm::Group => graph.group_norm(x, name, self.net.groups, self.net.norm_eps),
+            ResNetNorm::Batch => graph.batch_norm(x, name, self.net.norm_eps),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::kept_blocks;
+    use crate::registry::{open, paper};
+    use crate::spec::parameters;
+
+    fn paper_net() -> (ResNet, SpaceBounds) {
+        let (architecture, bounds) = paper("resnet").unwrap();
+        match architecture.with_input(3, 224) {
+            Architecture::ResNet(net) => (net, bounds),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn net(width: usize, depths: [usize; 4]) -> ResNetNetwork {
+        ResNetNetwork::new(ResNet {
+            width,
+            depths: depths.to_vec(),
+            ..paper_net().0
+        })
+    }
+
+    fn shape(width: usize, second: usize, third: usize) -> Shape {
+        Shape::new([("width", width), ("depth2", second), ("depth3", third)])
+    }
+
+    /// elastic.md section 5, exact.
+    #[test]
+    fn parameter_counts_of_resnet_50_101_152_and_the_intact_network() {
+        for (width, depths, count, name) in [
+            (64, [3, 4, 6, 3], 23_508_096, Some("resnet50")),
+            (64, [3, 4, 23, 3], 42_500_224, Some("resnet101")),
+            (64, [3, 8, 36, 3], 58_143_872, Some("resnet152")),
+            (128, [3, 8, 36, 3], 172_609_408, None),
+        ] {
+            let network = net(width, depths);
+            assert_eq!(parameters(&network.specs()), count);
+            assert_eq!(network.familiar_name(), name);
+        }
+    }
+
+    /// elastic.md sections 2.4 and 8.2.
+    #[test]
+    fn the_paper_space_has_465_children_with_the_tabled_gains() {
+        let (intact, bounds) = paper_net();
+        let parent = ResNetNetwork::new(intact);
+        let space = parent.space(bounds).unwrap();
+        assert_eq!(space.count(), 465);
+        assert_eq!(space.axes[0].sizes, [64, 96, 128]);
+        let names: Vec<&str> = space.axes.iter().map(|axis| axis.name.as_str()).collect();
+        assert_eq!(names, ["width", "depth2", "depth3"]);
+        assert_eq!(parent.sampling_groups(&space), [[1, 2]]);
+        for (width, alpha) in [(64, Some(2.0)), (96, Some(1.333333)), (128, None)] {
+            let view = parent.child(&shape(width, 4, 6), "").unwrap();
+            let blocks = [0, 1, 2, 3, 5, 7, 10, 11, 18, 25, 32, 39, 46, 47, 48, 49];
+            assert_eq!(view.blocks, blocks);
+            let gain = |axis: &str| view.gains.get(axis).copied();
+            for axis in ["blocks.0.mid1", "blocks.7.mid2", "blocks.49.mid1"] {
+                assert!(
+                    gain(axis)
+                        .zip(alpha)
+                        .is_none_or(|(found, alpha)| (found - alpha).abs() < 1e-6)
+                );
+                assert_eq!(gain(axis).is_some(), alpha.is_some());
+            }
+            let size = |block: usize| view.axes.get(&format!("blocks.{block}.mid1"));
+            let expected = |stage: usize| alpha.map(|_| Operator::Prefix { size: width << stage });
+            for (block, stage) in [(2, 0), (3, 1), (46, 2), (47, 3)] {
+                assert_eq!(size(block).cloned(), expected(stage));
+            }
+            assert!(view.axes.keys().all(|axis| axis.contains(".mid")));
+        }
+        for bad in [
+            shape(80, 4, 6),
+            shape(160, 4, 6),
+            shape(64, 9, 6),
+            shape(64, 4, 37),
+            shape(0, 4, 6),
+        ] {
+            assert!(parent.child(&bad, "").is_err(), "{bad}");
+        }
+        let narrow = SpaceBounds {
+            min_width: 70,
+            ..SpaceBounds::default()
+        };
+        assert!(parent.space(narrow).is_err());
+    }
+
+    /// elastic.md section 2.4, the depths of the second and third stage.
+    #[test]
+    fn the_depth_rule_keeps_the_tabled_blocks() {
+        let kept = |depth| kept_blocks(8, depth);
+        assert_eq!(kept(4), [0, 2, 4, 7]);
+        assert_eq!(kept(5), [0, 1, 3, 5, 7]);
+        assert_eq!(kept(6), [0, 1, 2, 4, 5, 7]);
+        assert_eq!(kept(7), [0, 1, 2, 3, 4, 5, 7]);
+        assert_eq!(kept_blocks(36, 6), [0, 7, 14, 21, 28, 35]);
+        assert_eq!(
+            kept_blocks(36, 23),
+            [
+                0, 1, 3, 4, 6, 7, 9, 11, 12, 14, 15, 17, 19, 20, 22, 23, 25, 27, 28, 30, 31, 33, 35
+            ]
+        );
+    }
+
+    /// elastic.md sections 4.3 and 8.2: the stem is 50 layers below the last of 3 + 8 + 36 + 3 blocks, at 0.95 a layer.
+    #[test]
+    fn layers_and_decay_are_the_papers() {
+        let mut network = net(128, [3, 8, 36, 3]);
+        network.net.classes = 10;
+        let specs = network.specs();
+        let factor = |name: &str| {
+            let spec = specs.iter().find(|spec| spec.name == name).unwrap();
+            0.95f64.powi(spec.layer.map_or(0, |layer| network.layers() - layer) as i32)
+        };
+        for name in ["stem.conv.weight", "stem.norm.bias", "mask_token"] {
+            assert!((factor(name) - 0.0769450).abs() < 1e-7, "{name}");
+        }
+        assert!((factor("stages.0.blocks.0.shortcut.conv.weight") - 0.95f64.powi(49)).abs() < 1e-12);
+        assert_eq!(factor("stages.3.blocks.2.conv3.weight"), 1.0);
+        assert_eq!(factor("head.weight"), 1.0);
+        for spec in &specs {
+            let decayed = spec.name == "mask_token" || spec.name == "head.weight" || spec.dims.len() == 4;
+            assert_eq!(spec.decay, decayed, "{}", spec.name);
+            assert!(!spec.patch_embed && !spec.frozen);
+        }
+    }
+
+    #[test]
+    fn statistics_of_a_batch_norm_are_frozen() {
+        let mut network = net(64, [3, 4, 6, 3]);
+        network.net.norm = ResNetNorm::Batch;
+        for spec in network.specs() {
+            let statistics = spec.name.ends_with(".mean") || spec.name.ends_with(".variance");
+            assert_eq!(spec.frozen, statistics, "{}", spec.name);
+            assert!(!(spec.frozen && spec.decay));
+        }
+    }
+
+    /// torchvision gives 4.089 and 7.801 billion multiply-adds for its ResNet-50 and -101 of 1000 classes, and 11.514 for -152.
+    #[test]
+    fn multiply_adds_are_torchvisions() {
+        for (depths, billions) in [([3, 4, 6, 3], 4.089), ([3, 4, 23, 3], 7.801), ([3, 8, 36, 3], 11.514)] {
+            let mut network = net(64, depths);
+            network.net.classes = 1000;
+            let found = network.macs(224) as f64 / 1e9;
+            assert!((found - billions).abs() < 1e-3, "{found}");
+        }
+    }
+
+    #[test]
+    fn networks_that_no_program_opens_are_refused() {
+        let good = paper_net().0;
+        assert!(open(&Architecture::ResNet(good.clone())).is_ok());
+        let first = ResNet {
+            width: 64,
+            norm: ResNetNorm::Batch,
+            stride_on: StrideOn::First,
+            ..good.clone()
+        };
+        assert!(open(&Architecture::ResNet(first.clone())).is_ok());
+        let refused = |net: ResNet, names: &str| {
+            let error = open(&Architecture::ResNet(net))
+                .err()
+                .expect("it is refused")
+                .to_string();
+            assert!(error.starts_with(names), "{error}");
+        };
+        refused(
+            ResNet {
+                stride_on: StrideOn::First,
+                ..good.clone()
+            },
+            "stride_on",
+        );
+        refused(
+            ResNet {
+                width: 80,
+                ..good.clone()
+            },
+            "width",
+        );
+        refused(
+            ResNet {
+                stem: 32,
+                ..good.clone()
+            },
+            "stem",
+        );
+        refused(
+            ResNet {
+                image: 100,
+                ..good.clone()
+            },
+            "image",
+        );
+        refused(
+            ResNet {
+                depths: vec![3, 4, 6],
+                ..good
+            },
+            "depths",
+        );
+        refused(
+            ResNet {
+                width: 128,
+                ..first.clone()
+            },
+            "width",
+        );
+        refused(
+            ResNet {
+                norm_eps: 1e-3,
+                ..first.clone()
+            },
+            "norm_eps",
+        );
+        // Its depths can be cut, its width cannot.
+        let network = ResNetNetwork::new(first);
+        let bounds = SpaceBounds {
+            min_width: 32,
+            ..SpaceBounds::default()
+        };
+        assert!(network.space(bounds).unwrap_err().to_string().contains("ResNetModel"));
+        assert!(network.child(&shape(32, 4, 6), "").is_err());
+        assert!(network.child(&shape(64, 4, 6), "").is_ok());
     }
 }

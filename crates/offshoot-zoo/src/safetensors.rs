@@ -306,7 +306,7 @@ pub fn write<E: From<SafetensorsError>>(
 }
 
 /// Little-endian bytes of `values`, in pieces.
-fn write_f32(out: &mut dyn Write, values: &[f32]) -> io::Result<()> {
+pub(crate) fn write_f32(out: &mut dyn Write, values: &[f32]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(4 * values.len().min(1 << 16));
     for piece in values.chunks(1 << 16) {
         bytes.clear();

@@ -13,11 +13,12 @@ use std::collections::BTreeMap;
 
 use offshoot_family::{Architecture, Operator, Shape, Space, Swin, View};
 
-use crate::block::{self, Block, BlockSpecs, on_subset};
+use crate::block::{self, Block, BlockGraph, BlockSpecs, on_subset};
 use crate::layout::{Layout, swin_layout};
 use crate::network::{
     DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, depths_of, kept_in_stages,
 };
+use crate::onnx;
 use crate::spec::{Dim, Init, TensorSpec};
 use crate::tensor::{Attention, Bool, Int, Linear, Tensor, TensorData, attention, gather_rows, module};
 use crate::weights::Weights;
@@ -213,16 +214,61 @@ impl SwinNetwork {
     fn merge(&self, weights: &Weights, stage: usize, [batch, side]: [usize; 2], x: Tensor<2>) -> Tensor<2> {
         let [_, width] = x.dims();
         let (half, name) = (side / 2, format!("stages.{stage}.downsample"));
-        let corners = (0..batch * half * half).flat_map(|at| {
-            let (image, y, x) = (at / (half * half), at / half % half, at % half);
-            let corner = move |k: usize| (image * side + 2 * y + k % 2) * side + 2 * x + k / 2;
-            (0..MERGED).map(corner)
+        let corners = (0..batch).flat_map(|image| {
+            let first = image * side * side;
+            (0..half * half).flat_map(corners(side)).map(move |token| first + token)
         });
         let joined = gather_rows(x, chosen(corners)).reshape([batch * half * half, MERGED * width]);
         let vector = |leaf: &str| weights.tensor::<1>(&format!("{name}.norm.{leaf}"));
         Linear::new(weights.tensor(&format!("{name}.reduction.weight")))
             .layer_norm(vector("weight"), vector("bias"), FIXED_EPS)
             .forward(joined)
+    }
+
+    /// Attention within windows as ONNX nodes, on the rows of queries, keys and values of one map an image.
+    fn graph_attention(
+        &self,
+        graph: &mut onnx::Graph,
+        block: &BlockGraph,
+        windows: &Windows,
+        heads: usize,
+        qkv: onnx::Value,
+    ) -> onnx::Value {
+        use onnx::Extent::{Batch, Fixed};
+        let (map, window) = (windows.side * windows.side, self.swin.window);
+        let tokens = window * window;
+        let width = heads * self.swin.head_dim;
+        let form = onnx::Heads {
+            tokens,
+            heads,
+            head_dim: self.swin.head_dim,
+        };
+        let table = graph.weight(&format!("{}.attn.relative_position", block.name));
+        let pairs: Vec<usize> = relative_positions(window).into_iter().map(|at| at as usize).collect();
+        let bias = graph.gather(table, 0, &pairs);
+        let bias = graph.transpose(bias, &[1, 0]);
+        let mut bias = graph.reshape(bias, &[Fixed(heads), Fixed(tokens), Fixed(tokens)]);
+        if let Some(apart) = windows.apart() {
+            let apart = graph.floats(apart, &[windows.count().pow(2), 1, tokens, tokens]);
+            bias = graph.add(apart, bias);
+        }
+        if windows.whole() {
+            return graph.attention(qkv, form, Some(bias));
+        }
+        let places = windows.tokens();
+        let mut rows = graph.reshape(qkv, &[Batch(1), Fixed(map), Fixed(3 * width)]);
+        if places.contains(&None) {
+            let padding = graph.weight(&format!("{}.attn.qkv.bias", block.name));
+            let padding = graph.for_each_image(padding, &[1, 3 * width]);
+            rows = graph.concat(&[rows, padding], 1);
+        }
+        let there: Vec<usize> = places.iter().map(|token| token.unwrap_or(map)).collect();
+        let rows = graph.gather(rows, 1, &there);
+        let rows = graph.reshape(rows, &[Batch(places.len()), Fixed(3 * width)]);
+        let mixed = graph.attention(rows, form, Some(bias));
+        let mixed = graph.reshape(mixed, &[Batch(1), Fixed(places.len()), Fixed(width)]);
+        let mixed = graph.gather(mixed, 1, &windows.back());
+        graph.reshape(mixed, &[Batch(map), Fixed(width)])
     }
 
     fn norm<const D: usize>(weights: &Weights, name: &str, x: Tensor<D>, epsilon: f64) -> Tensor<D> {
@@ -497,6 +543,65 @@ impl Network for SwinNetwork {
 
     fn layout(&self) -> Layout {
         swin_layout(&self.swin)
+    }
+
+    fn graph(&self, graph: &mut onnx::Graph, pixels: onnx::Value) -> onnx::Outputs {
+        use onnx::Extent::{Batch, Fixed};
+        let Swin { width, patch, .. } = self.swin;
+        let mut side = self.swin.map(0);
+        let sliding = onnx::Sliding {
+            stride: patch,
+            padding: 0,
+        };
+        let x = graph.convolution(pixels, "patch_embed.proj", sliding);
+        let x = graph.reshape(x, &[Batch(1), Fixed(width), Fixed(side * side)]);
+        let x = graph.transpose(x, &[0, 2, 1]);
+        let x = graph.reshape(x, &[Batch(side * side), Fixed(width)]);
+        let mut x = graph.layer_norm(x, "patch_embed.norm", FIXED_EPS);
+        for stage in 0..self.stages() {
+            let width = self.swin.stage_width(stage);
+            for place in 0..self.swin.depths[stage] {
+                let block = BlockGraph {
+                    name: format!("stages.{stage}.blocks.{place}"),
+                    norm_eps: self.swin.norm_eps,
+                    layer_scale: false,
+                };
+                graph.at(&block.name);
+                let windows = Windows::new(side, self.swin.window, place % 2 == 1);
+                let qkv = block.qkv(graph, x);
+                let mixed = self.graph_attention(graph, &block, &windows, self.heads(stage), qkv);
+                x = block.projection(graph, x, mixed);
+                x = block.feed_forward(graph, x);
+            }
+            if stage + 1 < self.stages() {
+                let name = format!("stages.{stage}.downsample");
+                graph.at(&name);
+                let corners: Vec<usize> = (0..side * side / MERGED).flat_map(corners(side)).collect();
+                x = graph.reshape(x, &[Batch(1), Fixed(side * side), Fixed(width)]);
+                x = graph.gather(x, 1, &corners);
+                x = graph.reshape(x, &[Batch(side * side / MERGED), Fixed(MERGED * width)]);
+                x = graph.layer_norm(x, &format!("{name}.norm"), FIXED_EPS);
+                x = graph.linear(x, &format!("{name}.reduction"));
+                side /= 2;
+            }
+        }
+        graph.at("");
+        let x = graph.layer_norm(x, "norm", self.swin.norm_eps);
+        let map = graph.reshape(x, &[Batch(1), Fixed(side * side), Fixed(self.swin.feature_width())]);
+        let cls = graph.mean(map, &[1]);
+        onnx::Outputs {
+            cls,
+            patches: graph.gather(map, 1, &block::doubled(side)),
+            logits: (self.swin.classes > 0).then(|| graph.linear(cls, "head")),
+        }
+    }
+}
+
+/// The tokens of a map of `side` that a merging joins to one, in the order of their channels.
+fn corners(side: usize) -> impl Fn(usize) -> [usize; MERGED] {
+    move |at| {
+        let (y, x) = (at / (side / 2), at % (side / 2));
+        [0, 1, 2, 3].map(|k| (2 * y + k % 2) * side + 2 * x + k / 2)
     }
 }
 

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use offshoot_family::{Architecture, Operator, Shape, Space, View, Vit};
 
-use crate::block::{self, Block, BlockSpecs, on_subset};
+use crate::block::{self, Block, BlockGraph, BlockSpecs, on_subset};
 use crate::layout::{Layout, vit_layout};
 use crate::network::{DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, kept_blocks};
+use crate::onnx;
 use crate::positions;
 use crate::spec::{Dim, Init, TensorSpec};
 use crate::tensor::{Attention, Bool, Linear, Tensor, TensorData, attention, module};
@@ -291,6 +292,54 @@ impl Network for VitNetwork {
 
     fn layout(&self) -> Layout {
         vit_layout(&self.vit)
+    }
+
+    fn graph(&self, graph: &mut onnx::Graph, pixels: onnx::Value) -> onnx::Outputs {
+        use onnx::Extent::{Batch, Fixed};
+        let Vit { width, patch, .. } = self.vit;
+        let (patches, epsilon) = (self.vit.patches(), self.vit.norm_eps);
+        let tokens = 1 + patches;
+        let sliding = onnx::Sliding {
+            stride: patch,
+            padding: 0,
+        };
+        let x = graph.convolution(pixels, "patch_embed.proj", sliding);
+        let x = graph.reshape(x, &[Batch(1), Fixed(width), Fixed(patches)]);
+        let x = graph.transpose(x, &[0, 2, 1]);
+        let cls = graph.weight("cls_token");
+        let cls = graph.for_each_image(cls, &[1, width]);
+        let x = graph.concat(&[cls, x], 1);
+        // The native grid: positions as they are.
+        let positions = graph.weight("pos_embed");
+        let x = graph.add(x, positions);
+        let mut x = graph.reshape(x, &[Batch(tokens), Fixed(width)]);
+        let form = onnx::Heads {
+            tokens,
+            heads: self.vit.heads(),
+            head_dim: self.vit.head_dim,
+        };
+        for i in 0..self.vit.depth {
+            let block = BlockGraph {
+                name: format!("blocks.{i}"),
+                norm_eps: epsilon,
+                layer_scale: self.vit.layer_scale > 0.0,
+            };
+            graph.at(&block.name);
+            let qkv = block.qkv(graph, x);
+            let mixed = graph.attention(qkv, form, None);
+            x = block.projection(graph, x, mixed);
+            x = block.feed_forward(graph, x);
+        }
+        graph.at("");
+        let x = graph.layer_norm(x, "norm", epsilon);
+        let x = graph.reshape(x, &[Batch(1), Fixed(tokens), Fixed(width)]);
+        let cls = graph.slice(x, 1, 0, 1);
+        let cls = graph.reshape(cls, &[Batch(1), Fixed(width)]);
+        onnx::Outputs {
+            cls,
+            patches: graph.slice(x, 1, 1, tokens),
+            logits: (self.vit.classes > 0).then(|| graph.linear(cls, "head")),
+        }
     }
 }
 

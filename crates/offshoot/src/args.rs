@@ -51,7 +51,7 @@ pub enum Command {
     Eval(Eval),
     /// Find the best child within a budget.
     Pick(Pick),
-    /// Write children as ordinary Hugging Face folders.
+    /// Write children as ordinary Hugging Face folders or ONNX models.
     Export(Export),
     /// Write one HTML page about a run.
     Report(Report),
@@ -318,7 +318,7 @@ pub struct Export {
     /// Replace folders that are there already.
     #[arg(long)]
     pub overwrite: bool,
-    /// Read every folder back and compare its features on held-out images with the family's.
+    /// Read every folder back and compare its features on held-out images with the family's. Not for onnx.
     #[arg(long)]
     pub check: bool,
     #[command(flatten)]
@@ -352,6 +352,8 @@ pub struct ExportWhat {
 pub enum Format {
     /// Hugging Face: config.json, model.safetensors, preprocessor_config.json, README.md.
     Hf,
+    /// ONNX: model.onnx (and model.onnx.data beyond 1 GiB of weights), preprocessor_config.json, README.md.
+    Onnx,
 }
 
 /// `offshoot report`.

@@ -156,6 +156,12 @@ fn cases() -> Vec<Case> {
         // Blocks of rows, and sums over channels in parts.
         Case::new([2, 64, 40, 40], 16, [3, 3], (1, 1), false),
         Case::new([2, 64, 41, 40], 3, [3, 3], (2, 1), false),
+        // Tiles: whole ones, cut ones, fewer and more than a vector in a row, and runs of images.
+        Case::new([3, 16, 13, 13], 16, [3, 3], (1, 1), true),
+        Case::new([2, 17, 7, 33], 18, [3, 3], (1, 1), true),
+        Case::new([2, 128, 5, 5], 129, [3, 3], (1, 0), false),
+        Case::new([1, 33, 5, 36], 16, [3, 3], (1, 2), true),
+        Case::new([40, 16, 21, 20], 17, [3, 3], (1, 1), false),
         // Windows that are not square, jump over pixels, or see nothing but zeros.
         Case::new([2, 3, 6, 9], 4, [1, 4], (1, 0), true),
         Case::new([2, 3, 6, 9], 4, [4, 3], (1, 2), true),
@@ -199,6 +205,24 @@ proptest! {
         let case = Case::new(x, outputs, kernel, (stride, padding), bias);
         case.check(&case.ours());
         case.check(&case.run(Way::Plain));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_tiles_give_what_loops_in_float64_give(
+        images in 1..5usize,
+        channels in 16..35usize,
+        outputs in 16..35usize,
+        size in [1..20usize, 13..40usize],
+        padding in 0..4usize,
+        bias: bool,
+    ) {
+        prop_assume!(size.iter().all(|size| size + 2 * padding >= 3));
+        let case = Case::new([images, channels, size[0], size[1]], outputs, [3, 3], (1, padding), bias);
+        case.check(&case.ours());
     }
 }
 

@@ -152,17 +152,20 @@ pub fn of_recipe(recipe: &ElasticRecipe) -> Result<StepCost, CostError> {
 
 #[cfg(test)]
 mod tests {
+    use offshoot_family::Architecture;
     use offshoot_zoo::spec;
 
     use super::*;
+    use crate::elastic::recipe::PerStage;
 
     /// 12 images, two crops of 17 tokens and four of 5, in a net of 32 channels and 2 blocks with a head of 16, 8 and 10.
     #[test]
     fn a_network_alone_costs_the_teachers_pass_and_three_of_its_own() {
         let mut recipe = ElasticRecipe::default();
-        (recipe.parent.width, recipe.parent.depth) = (32, 2);
-        (recipe.parent.head_dim, recipe.parent.patch) = (16, 4);
-        (recipe.space.min_width, recipe.space.min_depth) = (32, 2);
+        if let Architecture::Vit(vit) = &mut recipe.parent {
+            (vit.width, vit.depth, vit.head_dim, vit.patch) = (32, 2, 16, 4);
+        }
+        (recipe.space.min_width, recipe.space.min_depth) = (32, PerStage::One(2));
         (recipe.crops.globals.px, recipe.crops.locals.px) = (16, 8);
         recipe.crops.locals.count = 4;
         (recipe.heads.hidden, recipe.heads.bottleneck) = (16, 8);
@@ -178,7 +181,7 @@ mod tests {
         let student = 24.0 * (global + head) + 48.0 * (local + head);
         assert_eq!(alone.flops, 2.0 * (teacher + 3.0 * student));
         // A space with one more shape pays for an elastic student as well.
-        recipe.space.min_depth = 1;
+        recipe.space.min_depth = PerStage::One(1);
         let family = of_recipe(&recipe).unwrap();
         assert!(family.flops > 1.3 * alone.flops && family.activation_bytes > 1.3 * alone.activation_bytes);
         let specs = [network.specs(), recipe.projection_heads(network.as_ref()).specs()].concat();

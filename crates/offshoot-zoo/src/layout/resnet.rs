@@ -1,9 +1,10 @@
 //! The residual network as timm's `resnet`, and as transformers' `ResNetModel` where the first convolution strides.
 
 use offshoot_family::{ResNet, ResNetNorm, StrideOn};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{Layout, LayoutTensor};
+use super::config::Config;
+use super::{Layout, LayoutTensor, classes, label};
 
 /// Epsilon of every norm of timm and transformers unless they are told otherwise.
 const EPS: f64 = 1e-5;
@@ -246,38 +247,16 @@ fn transformers_config(net: &ResNet) -> (Value, &'static str) {
         "dtype": "float32",
         "torch_dtype": "float32"
     });
-    if net.classes > 0 {
-        let label = |class: usize| format!("LABEL_{class}");
-        let labels = (0..net.classes).map(|class| (class.to_string(), json!(label(class))));
-        let numbers = (0..net.classes).map(|class| (label(class), json!(class)));
-        config["id2label"] = Value::Object(labels.collect());
-        config["label2id"] = Value::Object(numbers.collect());
-    }
+    label(&mut config, net.classes);
     (config, class)
 }
 
-/// The number at `key`.
-fn size(config: &Map<String, Value>, key: &str, default: Option<usize>) -> Result<usize, String> {
-    match config.get(key) {
-        None => default.ok_or(format!("`{key}` is missing")),
-        Some(value) => whole(value).ok_or(format!("`{key}` is {value}, not a whole number")),
+/// The list of numbers at `key`, or `default` where there is none.
+fn sizes(config: Config<'_>, key: &str, default: &[usize]) -> Result<Vec<usize>, String> {
+    match config.0.get(key) {
+        None => Ok(default.to_vec()),
+        Some(_) => config.sizes(key),
     }
-}
-
-fn whole(value: &Value) -> Option<usize> {
-    usize::try_from(value.as_u64()?).ok()
-}
-
-/// The list of numbers at `key`.
-fn sizes(config: &Map<String, Value>, key: &str, default: &[usize]) -> Result<Vec<usize>, String> {
-    let Some(value) = config.get(key) else {
-        return Ok(default.to_vec());
-    };
-    let all = value
-        .as_array()
-        .map(|list| list.iter().map(whole).collect::<Option<Vec<usize>>>());
-    all.flatten()
-        .ok_or(format!("`{key}` is {value}, not a list of whole numbers"))
 }
 
 /// The first of numbers of which each must be twice the one before.
@@ -312,70 +291,50 @@ pub(crate) fn timm_architecture(name: &str, config: &Value) -> Result<ResNet, St
         "wide_resnet101_2" => ([3, 4, 23, 3], 128, "batchnorm2d"),
         other => {
             return Err(format!(
-                "`architecture` is `{other}`; this version opens timm's resnet50, resnet101, resnet152, resnet50_gn, \
+                "`architecture` is `{other}`; this version opens timm's resnet26, resnet50, resnet101, resnet152, resnet50_gn, \
                  wide_resnet50_2 and wide_resnet101_2"
             ));
         }
     };
-    let empty = Map::new();
-    let map = |value: Option<&'_ Value>| {
-        value
-            .and_then(Value::as_object)
-            .cloned()
-            .unwrap_or_else(|| empty.clone())
-    };
-    let (top, args, trained) = (
-        map(Some(config)),
-        map(config.get("model_args")),
-        map(config.get("pretrained_cfg")),
-    );
-    let known = [
-        "layers",
-        "channels",
-        "base_width",
-        "norm_layer",
-        "in_chans",
-        "num_classes",
-    ];
-    if let Some(other) = args.keys().find(|key| !known.contains(&key.as_str())) {
+    let part = |key: &str| Config(config.get(key).unwrap_or(&Value::Null));
+    let (top, args, trained) = (Config(config), part("model_args"), part("pretrained_cfg"));
+    let known = ["layers", "channels", "base_width", "norm_layer", "in_chans"];
+    let given = args.0.as_object();
+    if let Some(other) = given.and_then(|given| given.keys().find(|key| !known.contains(&key.as_str()))) {
         return Err(format!(
             "`model_args.{other}` is not supported; {} are",
             known.join(", ")
         ));
     }
-    let planes = doubling("model_args.channels", &sizes(&args, "channels", &[64, 128, 256, 512])?)?;
-    let base = match args.get("base_width") {
-        None => f64::from(wide),
-        Some(value) => value.as_f64().ok_or(format!("`base_width` is {value}, not a number"))?,
-    };
-    let norm = match args.get("norm_layer").map_or(Some(norm), Value::as_str) {
+    let planes = doubling("model_args.channels", &sizes(args, "channels", &[64, 128, 256, 512])?)?;
+    let base = args.number("base_width", f64::from(wide))?;
+    let norm = match args.0.get("norm_layer").map_or(Some(norm), Value::as_str) {
         Some("groupnorm") => ResNetNorm::Group,
         Some("batchnorm2d" | "batchnorm") => ResNetNorm::Batch,
         _ => {
             return Err(format!(
                 "`norm_layer` is {}; groupnorm and batchnorm2d are supported",
-                args["norm_layer"]
+                args.0["norm_layer"]
             ));
         }
     };
-    let input = sizes(&trained, "input_size", &[3, 224, 224])?;
+    let input = sizes(trained, "input_size", &[3, 224, 224])?;
     let [channels, image, _] = input[..] else {
         return Err(format!("`input_size` is {input:?}, not channels, height and width"));
     };
-    let eps = top.get("norm_eps").map_or(Some(EPS), Value::as_f64);
     checked(ResNet {
         // Saturates: a number beyond all sense is refused by the check.
         width: (planes as f64 * (base / 64.0)).floor() as usize,
         outputs: planes.checked_mul(4).ok_or("`channels` are beyond all sense")?,
         stem: 64,
-        depths: sizes(&args, "layers", &depths)?,
+        depths: sizes(args, "layers", &depths)?,
         norm,
-        groups: size(&top, "norm_groups", Some(GROUPS))?,
+        groups: top.size("norm_groups", Some(GROUPS))?,
         stride_on: StrideOn::Second,
         image,
-        channels: size(&args, "in_chans", Some(channels))?,
-        norm_eps: eps.ok_or("`norm_eps` is no number")?,
-        classes: size(&top, "num_classes", Some(1000))?,
+        channels: args.size("in_chans", Some(channels))?,
+        norm_eps: top.number("norm_eps", EPS)?,
+        classes: top.size("num_classes", Some(1000))?,
     })
 }
 
@@ -384,40 +343,29 @@ pub(crate) fn timm_architecture(name: &str, config: &Value) -> Result<ResNet, St
 /// # Errors
 /// Names the key that is missing or has a value that no network here takes.
 pub(super) fn transformers_architecture(config: &Value) -> Result<ResNet, String> {
-    let Some(config) = config.as_object() else {
-        return Err("not an object".into());
-    };
-    for (key, default, only) in [
-        ("layer_type", json!("bottleneck"), json!("bottleneck")),
-        ("hidden_act", json!("relu"), json!("relu")),
-        ("downsample_in_first_stage", json!(false), json!(false)),
-    ] {
-        let value = config.get(key).unwrap_or(&default);
-        if *value != only {
-            return Err(format!("`{key}` is {value}; only {only} is supported"));
-        }
-    }
+    let all = Config(config);
+    all.only(&[
+        ("layer_type", json!("bottleneck")),
+        ("hidden_act", json!("relu")),
+        ("downsample_in_first_stage", json!(false)),
+    ])?;
     let stride_on = match config.get("downsample_in_bottleneck").unwrap_or(&Value::Bool(false)) {
         Value::Bool(true) => StrideOn::First,
         Value::Bool(false) => StrideOn::Second,
         other => return Err(format!("`downsample_in_bottleneck` is {other}, not true or false")),
     };
-    let outputs = doubling("hidden_sizes", &sizes(config, "hidden_sizes", &[256, 512, 1024, 2048])?)?;
-    let classifier = config
-        .get("architectures")
-        .is_some_and(|classes| *classes == json!(["ResNetForImageClassification"]));
-    let labels = config.get("id2label").and_then(Value::as_object).map_or(2, Map::len);
+    let outputs = doubling("hidden_sizes", &sizes(all, "hidden_sizes", &[256, 512, 1024, 2048])?)?;
     checked(ResNet {
         width: outputs / 4,
         outputs,
-        stem: size(config, "embedding_size", Some(64))?,
-        depths: sizes(config, "depths", &[3, 4, 6, 3])?,
+        stem: all.size("embedding_size", Some(64))?,
+        depths: sizes(all, "depths", &[3, 4, 6, 3])?,
         norm: ResNetNorm::Batch,
         groups: GROUPS,
         stride_on,
-        image: size(config, "image_size", Some(224))?,
-        channels: size(config, "num_channels", Some(3))?,
+        image: all.size("image_size", Some(224))?,
+        channels: all.size("num_channels", Some(3))?,
         norm_eps: EPS,
-        classes: if classifier { labels } else { 0 },
+        classes: classes(config)?,
     })
 }

@@ -1,6 +1,6 @@
 //! Forward passes of children against a second implementation that runs the sub-network inside the parent.
 
-use offshoot_family::Vit;
+use offshoot_family::{Shape, Vit};
 use offshoot_zoo::materialize::{compile, materialize};
 use offshoot_zoo::network::{KeepAll, Subset};
 use offshoot_zoo::tensor::{Bool, Device, Tensor, TensorData};
@@ -8,7 +8,7 @@ use offshoot_zoo::vit::VitNetwork;
 use offshoot_zoo::{DropPath, Features, Network, Weights, open};
 
 use crate::reference::{Input, Reference};
-use crate::{lively, numbers, shape, small};
+use crate::{all_networks, lively, numbers, shape, small, whole_space};
 
 /// Each branch on the images that `0` gives it.
 pub(crate) struct Given<'a>(pub(crate) &'a dyn Fn(usize) -> Option<Vec<usize>>);
@@ -40,8 +40,8 @@ pub(crate) fn tokens(features: Features) -> Vec<f32> {
     all.into_data_as::<f32>().try_to_vec().unwrap()
 }
 
-fn child_of(network: &VitNetwork, weights: &Weights, width: usize, depth: usize) -> (Box<dyn Network>, Weights) {
-    let view = network.child(&shape(width, depth), "").unwrap();
+pub(crate) fn child_of(network: &dyn Network, weights: &Weights, shape: &Shape) -> (Box<dyn Network>, Weights) {
+    let view = network.child(shape, "").unwrap();
     let child = open(&view.child).unwrap();
     let plan = compile(&network.specs(), Some(&child.specs()), &view).unwrap();
     (child, materialize(weights, &plan))
@@ -51,7 +51,7 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
     values.map(|v| v * v).sum::<f64>().sqrt()
 }
 
-fn close(what: &str, ours: &[f32], expected: &[f64]) {
+pub(crate) fn close(what: &str, ours: &[f32], expected: &[f64]) {
     assert_eq!(ours.len(), expected.len(), "{what}");
     let error = norm(ours.iter().zip(expected).map(|(a, b)| f64::from(*a) - b)) / norm(expected.iter().copied());
     assert!(error <= 1e-5, "{what}: relative error {error:e}");
@@ -95,7 +95,7 @@ fn folded_gains_equal_scaled_inputs_at_every_corner() {
         let reference = Reference::new(&vit, &weights);
         for width in [vit.head_dim, 2 * vit.head_dim, vit.width] {
             for depth in [1, 2, 3, vit.depth] {
-                let (child, folded) = child_of(&network, &weights, width, depth);
+                let (child, folded) = child_of(&network, &weights, &shape(width, depth));
                 // The native grid, a smaller one, and a larger one than the positions were learned for.
                 for side in [vit.image, vit.image - vit.patch, vit.image + 2 * vit.patch] {
                     let patches = (side / vit.patch).pow(2);
@@ -122,25 +122,26 @@ fn folded_gains_equal_scaled_inputs_at_every_corner() {
 /// elastic.md 8.2, identity.
 #[test]
 fn the_full_size_child_runs_like_the_parent_bit_for_bit() {
-    let vit = small();
-    let network = VitNetwork::new(vit.clone());
-    let weights = lively(&network.specs(), 4);
-    let (child, folded) = child_of(&network, &weights, vit.width, vit.depth);
-    let images = numbers(5, 2 * 36);
-    let marks = masks(2, 9);
-    let input = Input {
-        images: &images,
-        batch: 2,
-        side: 6,
-        masks: Some(&marks),
-        subsets: &nobody,
-    };
-    let (ours, plain) = (
-        tokens(run(child.as_ref(), &folded, &input)),
-        tokens(run(&network, &weights, &input)),
-    );
-    assert_eq!(crate::bits(&ours), crate::bits(&plain));
-    assert!(ours.iter().all(|v| v.is_finite()) && ours.iter().any(|v| *v != 0.0));
+    for network in all_networks() {
+        let weights = lively(&network.specs(), 4);
+        let (child, folded) = child_of(network.as_ref(), &weights, &whole_space(network.as_ref()).intact());
+        let (channels, side) = network.image();
+        let images = numbers(5, 2 * channels * side * side);
+        let marks = masks(2, network.mask_grid().pow(2));
+        let input = Input {
+            images: &images,
+            batch: 2,
+            side,
+            masks: Some(&marks),
+            subsets: &nobody,
+        };
+        let (ours, plain) = (
+            tokens(run(child.as_ref(), &folded, &input)),
+            tokens(run(network.as_ref(), &weights, &input)),
+        );
+        assert_eq!(crate::bits(&ours), crate::bits(&plain));
+        assert!(ours.iter().all(|v| v.is_finite()) && ours.iter().any(|v| *v != 0.0));
+    }
 }
 
 #[test]
@@ -230,7 +231,7 @@ fn drop_path_scales_a_subset_and_skips_the_rest() {
     let all = tokens(run(&network, &weights, &input(&everybody)));
     close("everybody", &all, &reference.forward((12, 2), &input(&nobody)));
     // Image 0 of one block whose two branches leave it out is its embedding, normalised.
-    let (one, folded) = child_of(&network, &weights, 12, 1);
+    let (one, folded) = child_of(&network, &weights, &shape(12, 1));
     let others = |_: usize| Some(vec![1, 2]);
     let dropped = tokens(run(one.as_ref(), &folded, &input(&others)));
     let bare = Reference::new(&vit, &weights).forward((12, 0), &input(&nobody));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use offshoot_family::Vit;
+use offshoot_family::{Shape, Vit};
 use offshoot_zoo::materialize::{Plan, TensorPlan, compile, materialize};
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
 use offshoot_zoo::vit::VitNetwork;
@@ -10,26 +10,21 @@ use offshoot_zoo::{Network, Weights, open};
 
 use crate::forward::run;
 use crate::reference::{Input, Reference};
-use crate::{lively, numbers, shape, small};
+use crate::{all_networks, lively, numbers, shape, small, whole_space};
 
 struct Case {
     weights: Weights,
-    width: usize,
-    depth: usize,
     child: Box<dyn Network>,
     plan: Plan,
 }
 
 impl Case {
-    fn new(vit: Vit, (width, depth): (usize, usize), seed: u64) -> Self {
-        let network = VitNetwork::new(vit);
-        let view = network.child(&shape(width, depth), "").unwrap();
+    fn new(network: &dyn Network, shape: &Shape, seed: u64) -> Self {
+        let view = network.child(shape, "").unwrap();
         let child = open(&view.child).unwrap();
         let plan = compile(&network.specs(), Some(&child.specs()), &view).unwrap();
         Self {
             weights: lively(&network.specs(), seed),
-            width,
-            depth,
             child,
             plan,
         }
@@ -57,16 +52,13 @@ impl Case {
         let tracked = self.weights.tracked();
         self.gradients(&tracked, &materialize(&tracked, &self.plan), input)
     }
+}
 
-    /// The same sum by the reference.
-    fn sum(&self, reference: &Reference, input: &Input<'_>) -> f64 {
-        let features = reference.forward((self.width, self.depth), input);
-        features
-            .iter()
-            .zip(numbers(42, features.len()))
-            .map(|(v, f)| v * f64::from(f))
-            .sum()
-    }
+/// The sum of [`Case::gradients`] by the reference, for the child of `size`.
+fn sum(reference: &Reference, size: (usize, usize), input: &Input<'_>) -> f64 {
+    let features = reference.forward(size, input);
+    let factors = numbers(42, features.len());
+    features.iter().zip(factors).map(|(v, f)| v * f64::from(f)).sum()
 }
 
 /// Where each of the child's elements stands in the parent's tensor.
@@ -91,40 +83,59 @@ fn subsets(branch: usize) -> Option<Vec<usize>> {
 /// elastic.md 8.2, gradient support.
 #[test]
 fn outside_the_slices_gradients_are_zero_and_inside_the_gain_times_the_childs() {
-    let images = numbers(3, 3 * 36);
-    let marks: Vec<bool> = numbers(4, 27).into_iter().map(|v| v > 0.0).collect();
-    let input = Input {
-        images: &images,
-        batch: 3,
-        side: 6,
-        masks: Some(&marks),
-        subsets: &subsets,
-    };
-    for (width, depth) in [(3, 1), (6, 3), (9, 2), (12, 2), (12, 4)] {
-        let case = Case::new(small(), (width, depth), 20);
-        let of_parent = case.of_parent(&input);
-        let folded = materialize(&case.weights, &case.plan).tracked();
-        let of_child = case.gradients(&folded, &folded, &input);
-        let mut expected: BTreeMap<&str, Vec<f32>> = BTreeMap::new();
-        for entry in &case.plan {
-            let mut full = vec![0.0; entry.parent_shape.iter().product()];
-            for (place, gradient) in places(entry).into_iter().zip(&of_child[&entry.name]) {
-                full[place] = entry.gain * gradient;
-            }
-            expected.insert(&entry.parent, full);
+    for network in all_networks() {
+        let space = whole_space(network.as_ref());
+        let (channels, side) = network.image();
+        let images = numbers(3, 3 * channels * side * side);
+        let grid = network.mask_grid();
+        let marks: Vec<bool> = numbers(4, 3 * grid * grid).into_iter().map(|v| v > 0.0).collect();
+        let input = Input {
+            images: &images,
+            batch: 3,
+            side,
+            masks: Some(&marks),
+            subsets: &subsets,
+        };
+        // The smallest, the largest, and every seventh between them.
+        let shapes = (0..space.count() - 1).step_by(7).map(|i| space.at(i));
+        for shape in shapes.chain([space.intact()]) {
+            supported(network.as_ref(), &shape, &input);
         }
-        for (name, weight) in case.weights.iter() {
-            let zero = vec![0.0; weight.shape().iter().product()];
-            let ours = of_parent.get(name).unwrap_or(&zero);
-            match expected.get(name) {
-                None => assert!(ours.iter().all(|v| *v == 0.0), "{width}x{depth}: skipped {name}"),
-                Some(expected) => {
-                    assert!(ours == expected, "{width}x{depth}: {name}");
-                    assert!(
-                        ours.iter().any(|v| *v != 0.0),
-                        "{width}x{depth}: {name} has no gradient"
-                    );
-                }
+    }
+}
+
+/// One child of [`outside_the_slices_gradients_are_zero_and_inside_the_gain_times_the_childs`].
+fn supported(network: &dyn Network, shape: &Shape, input: &Input<'_>) {
+    let case = Case::new(network, shape, 20);
+    let of_parent = case.of_parent(input);
+    let folded = materialize(&case.weights, &case.plan).tracked();
+    let of_child = case.gradients(&folded, &folded, input);
+    let mut expected: BTreeMap<&str, Vec<f32>> = BTreeMap::new();
+    for entry in &case.plan {
+        let mut full = vec![0.0; entry.parent_shape.iter().product()];
+        // What is frozen has none, nor has a classifier that no feature goes through.
+        for (place, gradient) in places(entry)
+            .into_iter()
+            .zip(of_child.get(&entry.name).into_iter().flatten())
+        {
+            full[place] = entry.gain * gradient;
+        }
+        expected.insert(&entry.parent, full);
+    }
+    for spec in network.specs() {
+        let name = spec.name.as_str();
+        let zero = vec![0.0; spec.elements()];
+        let ours = of_parent.get(name).unwrap_or(&zero);
+        match expected.get(name) {
+            None => assert!(ours.iter().all(|v| *v == 0.0), "{shape}: skipped {name}"),
+            Some(expected) => {
+                assert!(ours == expected, "{shape}: {name}");
+                let untouched = spec.frozen || name.starts_with("head.");
+                assert_eq!(ours.iter().all(|v| *v == 0.0), untouched, "{shape}: gradient of {name}");
+                assert!(
+                    !(spec.frozen && of_parent.contains_key(name)),
+                    "{shape}: {name} is frozen"
+                );
             }
         }
     }
@@ -155,7 +166,11 @@ fn gradients_are_central_differences() {
         (odd, (10, 1), 12, false, &subsets),
     ];
     for (number, (vit, size, side, masked, subsets)) in cases.into_iter().enumerate() {
-        let case = Case::new(vit.clone(), size, 30 + number as u64);
+        let case = Case::new(
+            &VitNetwork::new(vit.clone()),
+            &shape(size.0, size.1),
+            30 + number as u64,
+        );
         let images = numbers(31, 3 * vit.channels * side * side);
         let patches = (side / vit.patch).pow(2);
         let marks: Vec<bool> = numbers(32, 3 * patches).into_iter().map(|v| v > 0.3).collect();
@@ -181,7 +196,7 @@ fn gradients_are_central_differences() {
                     let slot = &mut reference.weights.get_mut(&entry.parent).unwrap()[place];
                     let before = *slot;
                     *slot += step;
-                    let sum = case.sum(&reference, &input);
+                    let sum = sum(&reference, size, &input);
                     reference.weights.get_mut(&entry.parent).unwrap()[place] = before;
                     sum
                 };

@@ -43,7 +43,7 @@ fn frugal<T>(f: impl FnOnce() -> T) -> T {
 
 fn save_small(folder: &Path, vit: &Vit) {
     let network = VitNetwork::new(vit.clone());
-    checkpoint::save(&network, &lively(&network.specs(), 1), &preprocessing(vit), folder).unwrap();
+    checkpoint::save(&network, &lively(&network.specs(), 1), &preprocessing(&network), folder).unwrap();
 }
 
 fn refused(path: &Path, bytes: &[u8], what: &str) -> String {
@@ -432,7 +432,7 @@ fn weights_that_are_no_numbers_are_refused_and_leave_no_export() {
     let errors = [
         opened.weights(&Device::flex()).map(|_| ()).unwrap_err(),
         opened
-            .export_child(&view, &preprocessing(&small()), &child)
+            .export_child(&view, &preprocessing(&VitNetwork::new(small())), &child)
             .unwrap_err(),
     ];
     for error in errors {
@@ -557,7 +557,7 @@ fn a_folder_without_write_permission_is_an_error_and_stays_as_it_was() {
     let result = checkpoint::save(
         &network,
         &lively(&network.specs(), 2),
-        &preprocessing(&small()),
+        &preprocessing(&VitNetwork::new(small())),
         &folder,
     );
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -581,7 +581,7 @@ fn an_export_of_a_view_that_does_not_fit_makes_nothing() {
     let mut view = opened.network().child(&shape(6, 2), "p").unwrap();
     view.blocks = vec![0, 9];
     let error = opened
-        .export_child(&view, &preprocessing(&small()), &child)
+        .export_child(&view, &preprocessing(&VitNetwork::new(small())), &child)
         .unwrap_err();
     assert!(matches!(error, CheckpointError::View(ViewError::Block(9))), "{error}");
     assert!(!child.exists());

@@ -6,18 +6,19 @@ mod golden;
 mod gradients;
 mod hostile;
 mod import;
+mod onnx;
 mod positions;
 mod reference;
+mod residual;
 mod view;
 
 use std::collections::BTreeMap;
 
 use offshoot_family::catalog::Preprocessing;
-use offshoot_family::{Shape, Space, Vit};
+use offshoot_family::{Architecture, ResNet, ResNetNorm, Shape, Space, StrideOn, Swin, Vit};
 use offshoot_zoo::network::SpaceBounds;
 use offshoot_zoo::tensor::Device;
-use offshoot_zoo::vit::VitNetwork;
-use offshoot_zoo::{Network, TensorSpec, Weight, Weights};
+use offshoot_zoo::{Network, TensorSpec, Weight, Weights, open};
 
 /// A small vision transformer with grey images of a 3 x 3 grid.
 fn small() -> Vit {
@@ -34,6 +35,70 @@ fn small() -> Vit {
         classes: 0,
         norm_eps: 1e-6,
     }
+}
+
+/// A small residual network with GroupNorm of 2 groups.
+fn small_resnet() -> ResNet {
+    ResNet {
+        width: 6,
+        outputs: 8,
+        stem: 64,
+        depths: vec![1, 2, 3, 1],
+        norm: ResNetNorm::Group,
+        groups: 2,
+        stride_on: StrideOn::Second,
+        image: 32,
+        channels: 1,
+        norm_eps: 1e-5,
+        classes: 0,
+    }
+}
+
+/// Small networks of all architectures, in their variants.
+fn all_networks() -> Vec<Box<dyn Network>> {
+    let architectures = [
+        Architecture::Vit(small()),
+        Architecture::Vit(Vit {
+            channels: 3,
+            head_dim: 4,
+            mlp_ratio: 3,
+            ..small()
+        }),
+        Architecture::Swin(Swin {
+            width: 4,
+            depths: vec![1, 2, 3, 1],
+            head_dim: 2,
+            window: 2,
+            mlp_ratio: 2,
+            patch: 2,
+            image: 32,
+            channels: 1,
+            norm_eps: 1e-5,
+            classes: 3,
+        }),
+        Architecture::ResNet(small_resnet()),
+        // A quarter of these outputs is no whole multiple of the widths.
+        Architecture::ResNet(ResNet {
+            outputs: 20,
+            norm: ResNetNorm::Batch,
+            norm_eps: 1e-3,
+            channels: 3,
+            classes: 3,
+            ..small_resnet()
+        }),
+        Architecture::ResNet(ResNet {
+            width: 2,
+            stem: 8,
+            norm: ResNetNorm::Batch,
+            stride_on: StrideOn::First,
+            classes: 3,
+            ..small_resnet()
+        }),
+    ];
+    architectures
+        .iter()
+        .map(|architecture| open(architecture).unwrap())
+        .collect()
 }
 
 /// Numbers without pattern in -1..1: splitmix64 over `seed`.
@@ -57,7 +122,9 @@ fn lively(specs: &[TensorSpec], seed: u64) -> Weights {
     for (i, spec) in specs.iter().enumerate() {
         let shape = spec.shape();
         let reads: usize = shape.iter().skip(1).product();
-        let near_one = spec.name.contains("norm") && spec.name.ends_with("weight") || spec.name.ends_with("gamma");
+        let near_one = spec.name.contains("norm") && spec.name.ends_with("weight")
+            || spec.name.ends_with("gamma")
+            || spec.name.ends_with("variance");
         let scale = if reads > 1 { (reads as f32).sqrt().recip() } else { 0.3 };
         let values = numbers(seed.wrapping_mul(1000).wrapping_add(i as u64), spec.elements());
         let values = values
@@ -69,15 +136,21 @@ fn lively(specs: &[TensorSpec], seed: u64) -> Weights {
     weights
 }
 
-/// Every width that is a whole number of heads and every depth.
-fn whole_space(network: &VitNetwork, vit: &Vit) -> Space {
-    network
-        .space(SpaceBounds {
-            min_width: vit.head_dim,
-            min_depths: vec![1],
-            ..SpaceBounds::default()
-        })
-        .unwrap()
+/// Every width and every depth that a network can be cut to.
+fn whole_space(network: &dyn Network) -> Space {
+    let (min_width, stages) = match network.architecture() {
+        Architecture::Vit(vit) => (vit.head_dim, 1),
+        Architecture::ResNet(net) if net.stride_on == StrideOn::First => (net.width, net.depths.len()),
+        Architecture::ResNet(net) => (network.width_step(), net.depths.len()),
+        Architecture::Swin(swin) => (swin.head_dim, swin.depths.len()),
+        other => panic!("{other:?}"),
+    };
+    let bounds = SpaceBounds {
+        min_width,
+        min_depths: vec![1; stages],
+        ..SpaceBounds::default()
+    };
+    network.space(bounds).unwrap()
 }
 
 fn shape(width: usize, depth: usize) -> Shape {
@@ -96,11 +169,11 @@ fn all_bits(weights: &Weights) -> BTreeMap<String, (Vec<usize>, Vec<u32>)> {
         .collect()
 }
 
-fn preprocessing(vit: &Vit) -> Preprocessing {
-    let channels = vit.channels;
+fn preprocessing(network: &dyn Network) -> Preprocessing {
+    let (channels, image) = network.image();
     Preprocessing {
-        resize: vit.image as u32,
-        crop: vit.image as u32,
+        resize: image as u32,
+        crop: image as u32,
         channels: channels as u8,
         mean: vec![0.5; channels],
         std: vec![0.25; channels],

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use offshoot_family::{Architecture, Operator, View, Vit};
+use offshoot_family::{Architecture, Operator, ResNet, ResNetNorm, View, Vit};
 use offshoot_zoo::layout::LayoutTensor;
 use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
+use offshoot_zoo::resnet::ResNetNetwork;
 use offshoot_zoo::tensor::{Device, Linear, Tensor};
 use offshoot_zoo::vit::VitNetwork;
 use offshoot_zoo::{Dim, Network, TensorSpec, Weight, Weights, open};
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
-use crate::{all_bits, bits, lively, shape, small, whole_space};
+use crate::{all_bits, bits, lively, shape, small, small_resnet, whole_space};
 
 /// Networks of odd sizes: 1 to 4 heads of 1 to 7 channels, 1 to 4 blocks, patches of 1 to 5 pixels, grey and colour.
 fn networks() -> impl Strategy<Value = Vit> {
@@ -38,6 +39,64 @@ fn networks() -> impl Strategy<Value = Vit> {
             classes: 0,
             norm_eps: 1e-6,
         })
+}
+
+/// Residual networks of odd sizes: groups of 1 to 4, 1 to 3 blocks a stage, either norm.
+fn residual_networks() -> impl Strategy<Value = ResNet> {
+    let norm = prop_oneof![Just(ResNetNorm::Group), Just(ResNetNorm::Batch)];
+    let groups = prop_oneof![Just(1usize), Just(2), Just(4)];
+    let depths = (1..=2usize, 1..=3usize, 1..=3usize, 1..=2usize).prop_map(|(a, b, c, d)| vec![a, b, c, d]);
+    (groups, 1..=3usize, 1..=3usize, depths, norm, 0..=2usize).prop_map(
+        |(groups, width, outputs, depths, norm, classes)| ResNet {
+            width: groups * width,
+            outputs: 4 * groups * outputs,
+            depths,
+            norm,
+            groups,
+            classes,
+            ..small_resnet()
+        },
+    )
+}
+
+/// The child's tensors by index arithmetic: the first channels between the convolutions of a block, and evenly spaced blocks.
+fn residual_by_hand(parent: &ResNet, weights: &Weights, width: usize, depths: &[usize]) -> BTreeMap<String, Vec<f32>> {
+    let alpha = parent.width as f64 / width as f64;
+    let mut child = BTreeMap::new();
+    for (name, weight) in weights.iter() {
+        let values = weight.values();
+        let Some(place) = name.strip_prefix("stages.") else {
+            child.insert(name.to_owned(), values);
+            continue;
+        };
+        let parts: Vec<&str> = place.splitn(4, '.').collect();
+        let (stage, block): (usize, usize) = (parts[0].parse().unwrap(), parts[2].parse().unwrap());
+        let (of, depth) = (parent.depths[stage], depths[stage]);
+        let kept = |j: usize| if depth == 1 { 0 } else { (of - 1) * j / (depth - 1) };
+        let Some(to) = (0..depth).find(|&j| kept(j) == block) else {
+            continue;
+        };
+        let (all, some): (usize, usize) = (parent.width << stage, width << stage);
+        let channels = |n: usize| -> Vec<usize> { (0..n).collect() };
+        let leaf = parts[3];
+        let rows = weight.shape()[0];
+        let values = match leaf {
+            "conv1.weight" => pick(
+                &values,
+                values.len() / all,
+                &channels(some),
+                &channels(values.len() / all),
+                1.0,
+            ),
+            // The columns of a 3 x 3 convolution are the inputs, nine numbers each.
+            "conv2.weight" => pick(&values, 9 * all, &channels(some), &channels(9 * some), alpha),
+            "conv3.weight" => pick(&values, all, &channels(rows), &channels(some), alpha),
+            _ if leaf.starts_with("norm1.") || leaf.starts_with("norm2.") => values[..some].to_vec(),
+            _ => values,
+        };
+        child.insert(format!("stages.{stage}.blocks.{to}.{leaf}"), values);
+    }
+    child
 }
 
 /// What a child keeps, as plain indices into the parent.
@@ -175,7 +234,7 @@ proptest! {
     fn every_child_is_the_prefix_slices_times_alpha(vit in networks(), seed in any::<u64>()) {
         let network = VitNetwork::new(vit.clone());
         let weights = lively(&network.specs(), seed);
-        for shape in whole_space(&network, &vit).iter() {
+        for shape in whole_space(&network).iter() {
             let (width, depth) = (shape.get("width").unwrap(), shape.get("depth").unwrap());
             let view = network.child(&shape, "p").unwrap();
             let child = open(&view.child).unwrap();
@@ -194,6 +253,21 @@ proptest! {
                 gain_ffn: alpha,
             };
             check(&plan, &weights, &by_hand(&vit, &weights, &kept));
+            prop_assert!(materialize(&weights, &plan).mismatch(&child.specs()).is_none());
+        }
+    }
+
+    #[test]
+    fn every_child_of_a_resnet_is_the_prefix_slices_times_alpha(net in residual_networks(), seed in any::<u64>()) {
+        let network = ResNetNetwork::new(net.clone());
+        let weights = lively(&network.specs(), seed);
+        for shape in whole_space(&network).iter() {
+            let view = network.child(&shape, "p").unwrap();
+            let child = open(&view.child).unwrap();
+            let plan = compile(&network.specs(), Some(&child.specs()), &view).unwrap();
+            let depth = |stage: usize| shape.get(&format!("depth{}", stage + 1)).unwrap_or(net.depths[stage]);
+            let depths: Vec<usize> = (0..4).map(depth).collect();
+            check(&plan, &weights, &residual_by_hand(&net, &weights, shape.get("width").unwrap(), &depths));
             prop_assert!(materialize(&weights, &plan).mismatch(&child.specs()).is_none());
         }
     }
@@ -243,8 +317,11 @@ proptest! {
     }
 
     #[test]
-    fn the_full_view_is_the_parent_bit_for_bit(vit in networks(), seed in any::<u64>()) {
-        let network = VitNetwork::new(vit.clone());
+    fn the_full_view_is_the_parent_bit_for_bit(
+        architecture in prop_oneof![networks().prop_map(Architecture::Vit), residual_networks().prop_map(Architecture::ResNet)],
+        seed in any::<u64>(),
+    ) {
+        let network = open(&architecture).unwrap();
         let specs = network.specs();
         let mut weights = lively(&specs, seed);
         // Numbers that arithmetic would change.
@@ -255,12 +332,21 @@ proptest! {
             let weight = Weight::from_values(values.collect(), spec.shape(), &Device::flex());
             weights.insert(&spec.name, weight);
         }
-        let view = network.child(&shape(vit.width, vit.depth), "p").unwrap();
+        let view = network.child(&whole_space(network.as_ref()).intact(), "p").unwrap();
+        prop_assert!(view.axes.is_empty() && view.gains.is_empty());
+        prop_assert_eq!(&view.child, &architecture);
+        // The same in many words.
         let mut spelled = view.clone();
-        spelled.axes.insert("residual".into(), select(&(0..vit.width).collect::<Vec<_>>()));
-        spelled.axes.insert("blocks.0.heads".into(), Operator::Prefix { size: vit.heads() });
-        spelled.axes.insert("blocks.0.ffn".into(), Operator::All);
-        spelled.gains.insert("residual".into(), 1.0);
+        for (i, dim) in specs.iter().flat_map(|spec| &spec.dims).enumerate() {
+            let (Some(axis), entries) = (&dim.axis, dim.entries()) else { continue };
+            let operator = match i % 3 {
+                0 => select(&(0..entries).collect::<Vec<_>>()),
+                1 => Operator::Prefix { size: entries },
+                _ => Operator::All,
+            };
+            spelled.axes.insert(axis.clone(), operator);
+            spelled.gains.insert(axis.clone(), 1.0);
+        }
         for view in [view, spelled] {
             let plan = compile(&specs, Some(&specs), &view).unwrap();
             prop_assert!(plan.iter().all(|entry| entry.is_identity()));

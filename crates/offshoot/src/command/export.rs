@@ -7,12 +7,13 @@ use anyhow::Context;
 use offshoot_data::Prepared;
 use offshoot_family::files::write_atomic;
 use offshoot_family::{Catalog, Child, Split};
+use offshoot_report::CardFor;
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
-use offshoot_zoo::{Checkpoint, Network, Weights};
+use offshoot_zoo::{Checkpoint, Network, Weights, checkpoint, onnx};
 
 use super::images::{self, Family};
-use crate::args::Export;
+use crate::args::{Export, Format};
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::progress::Progress;
@@ -25,6 +26,12 @@ const TOLERANCE: f32 = 1e-5;
 
 /// Runs the command.
 pub fn run(args: &Export) -> Result<(), Failure> {
+    if args.check && args.format == Format::Onnx {
+        return Err(Failure::input(
+            "`--check` cannot read ONNX models: offshoot writes them and has nothing that runs them",
+            "leave it out, and compare with onnxruntime by interop/check_onnx.py; or export with `--format hf --check`",
+        ));
+    }
     let catalog = Catalog::open(&args.run)?;
     let children = children(args, &catalog)?;
     let several = args.what.all || args.what.pareto;
@@ -45,8 +52,22 @@ pub fn run(args: &Export) -> Result<(), Failure> {
     for (done, child) in children.iter().enumerate() {
         let folder = target(child);
         let view = images::view(&args.run, &catalog, child)?;
-        write_card(&folder, &catalog, child)?;
-        parent.export_child(&view, &catalog.data.preprocessing, &folder)?;
+        let preprocessing = &catalog.data.preprocessing;
+        match args.format {
+            Format::Hf => {
+                write_card(&folder, &catalog, child, CardFor::Transformers)?;
+                parent.export_child(&view, preprocessing, &folder)?;
+            }
+            Format::Onnx => {
+                write_card(&folder, &catalog, child, CardFor::Onnx)?;
+                let about = onnx::About {
+                    id: &child.id,
+                    parent: &catalog.parent.hash,
+                    preprocessing,
+                };
+                onnx::export(&parent, &view, &about, &folder, onnx::EMBEDDED)?;
+            }
+        }
         if several {
             progress.at(done as u64 + 1, &child.id);
         }
@@ -54,9 +75,14 @@ pub fn run(args: &Export) -> Result<(), Failure> {
     progress.finish();
     for child in children.iter().take(if several { 0 } else { 1 }) {
         let folder = target(child);
-        let bytes = std::fs::metadata(folder.join("model.safetensors"))
-            .context("the exported weights")?
-            .len();
+        let bytes = match args.format {
+            Format::Hf => size(&folder.join(checkpoint::WEIGHTS))?,
+            Format::Onnx => {
+                let data = folder.join(onnx::DATA);
+                let beside = if data.exists() { size(&data)? } else { 0 };
+                size(&folder.join(onnx::MODEL))? + beside
+            }
+        };
         say(&format!(
             "wrote {} to {} ({bytes} bytes of weights)",
             child.id,
@@ -124,8 +150,14 @@ fn refuse_parent(folder: &Path, parent: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn write_card(folder: &Path, catalog: &Catalog, child: &Child) -> Result<(), Failure> {
-    let card = offshoot_report::model_card(catalog, child);
+/// Bytes of a file that was just written.
+fn size(path: &Path) -> anyhow::Result<u64> {
+    let found = std::fs::metadata(path).with_context(|| path.display().to_string())?;
+    Ok(found.len())
+}
+
+fn write_card(folder: &Path, catalog: &Catalog, child: &Child, opened_by: CardFor) -> Result<(), Failure> {
+    let card = offshoot_report::model_card(catalog, child, opened_by);
     let path = folder.join("README.md");
     write_atomic(&path, |w: &mut dyn Write| w.write_all(card.as_bytes()))
         .with_context(|| path.display().to_string())?;

@@ -209,7 +209,7 @@ fn a_recipe_that_asks_for_another_parent_than_the_model_is_refused() {
     refuses("data.channels=1", &["data.channels"]);
     refuses(
         "crops.globals.px=10",
-        &["crops.globals.px", "multiple of 4", "8 and 12"],
+        &["crops.globals.px", "multiple of the patch 4", "8 and 12"],
     );
     bench
         .run("pretrain recipe.toml parent.width=24 --init model --dry-run")

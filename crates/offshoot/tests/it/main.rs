@@ -9,6 +9,7 @@ mod family_refusals;
 mod folder;
 mod import;
 mod manners;
+mod onnx;
 mod refusals;
 mod resume;
 mod support;

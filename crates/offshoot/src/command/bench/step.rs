@@ -113,12 +113,12 @@ impl Numbers {
             Case::ResNetS => Self {
                 name: "resnet-s",
                 parent: Architecture::ResNet(ResNet {
-                    groups: 32,
                     width: 64,
                     outputs: 256,
                     stem: 64,
                     depths: vec![2, 3, 6, 2],
                     norm: ResNetNorm::Group,
+                    groups: 32,
                     stride_on: StrideOn::Second,
                     image: 64,
                     channels: 3,

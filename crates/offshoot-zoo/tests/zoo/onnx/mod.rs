@@ -1,0 +1,339 @@
+//! ONNX files: what they compute, run by an evaluator in f64; what they declare; and that they are whole or not there.
+
+mod builder;
+mod evaluator;
+mod file;
+
+use std::path::Path;
+
+use offshoot_family::Vit;
+use offshoot_zoo::checkpoint::{self, Checkpoint, CheckpointError};
+use offshoot_zoo::materialize::materialize;
+use offshoot_zoo::network::KeepAll;
+use offshoot_zoo::onnx::{self, About, OnnxError};
+use offshoot_zoo::tensor::{Device, Tensor, TensorData};
+use offshoot_zoo::vit::VitNetwork;
+use offshoot_zoo::{Network, Weights};
+
+use self::file::{Model, Side};
+use crate::{bits, lively, numbers, preprocessing, shape, small};
+
+/// A parent on disk.
+fn parent(folder: &Path, network: &dyn Network, weights: &Weights) -> Checkpoint {
+    checkpoint::save(network, weights, &preprocessing(network.image()), folder).unwrap();
+    Checkpoint::open(folder).unwrap()
+}
+
+/// Largest difference between the outputs of `model` and what `network` gives, over batches of 1, 2 and 5 images; and the largest
+/// number there is.
+fn difference(model: &Model, network: &dyn Network, weights: &Weights) -> (f64, f64) {
+    let (channels, side) = network.image();
+    let (mut worst, mut largest) = (0.0, 0.0);
+    for batch in [1, 2, 5] {
+        let pixels = numbers(77 + batch as u64, batch * channels * side * side);
+        let shape = [batch, channels, side, side];
+        let images = Tensor::<4>::from_data(TensorData::new(pixels.clone(), shape), &Device::flex());
+        let ours = network.forward(weights, images, None, &mut KeepAll);
+        let input = file::Tensor {
+            shape: shape.to_vec(),
+            values: pixels.iter().map(|v| f64::from(*v)).collect(),
+        };
+        let theirs = evaluator::run(model, input);
+        assert_eq!(theirs.keys().collect::<Vec<_>>(), ["cls", "patches"]);
+        let expected = [
+            ("cls", ours.cls.dims().to_vec(), ours.cls.into_data()),
+            ("patches", ours.patches.dims().to_vec(), ours.patches.into_data()),
+        ];
+        for (name, shape, data) in expected {
+            assert_eq!(theirs[name].shape, shape, "{name}");
+            for (a, b) in data.try_to_vec::<f32>().unwrap().iter().zip(&theirs[name].values) {
+                // Written so that a NaN stays.
+                let off = (f64::from(*a) - b).abs();
+                worst = if off <= worst { worst } else { off };
+                largest = f64::max(largest, b.abs());
+            }
+        }
+    }
+    (worst, largest)
+}
+
+/// Shapes of networks, and of the children that are cut out of them: odd heads, one block, one patch, grey and colour.
+fn cases() -> Vec<(Vit, Vec<(usize, usize)>)> {
+    vec![
+        (small(), vec![(12, 4), (9, 4), (12, 3), (3, 1)]),
+        (
+            Vit {
+                width: 20,
+                depth: 3,
+                head_dim: 5,
+                mlp_ratio: 3,
+                patch: 3,
+                image: 12,
+                channels: 3,
+                norm_eps: 1e-5,
+                ..small()
+            },
+            vec![(20, 3), (15, 2), (5, 3)],
+        ),
+        (
+            Vit {
+                width: 7,
+                depth: 2,
+                head_dim: 7,
+                image: 2,
+                channels: 3,
+                ..small()
+            },
+            vec![(7, 2), (7, 1)],
+        ),
+    ]
+}
+
+#[test]
+fn an_exported_model_computes_what_the_child_does() {
+    for (number, (vit, shapes)) in cases().into_iter().enumerate() {
+        let base = tempfile::tempdir().unwrap();
+        let weights = lively(&VitNetwork::new(vit.clone()).specs(), 40 + number as u64);
+        let parent = parent(&base.path().join("parent"), &vit, &weights);
+        let hash = parent.hash().unwrap();
+        for (width, depth) in shapes {
+            let view = parent.network().child(&shape(width, depth), &hash).unwrap();
+            let (child, plan) = parent.plan(&view).unwrap();
+            let preprocessing = preprocessing(&vit);
+            let id = format!("{width}x{depth}");
+            let about = About {
+                id: &id,
+                parent: &hash,
+                preprocessing: &preprocessing,
+            };
+            let folder = base.path().join(&id);
+            onnx::export(&parent, &view, &about, &folder, onnx::EMBEDDED).unwrap();
+            let names: Vec<_> = std::fs::read_dir(&folder)
+                .unwrap()
+                .map(|e| e.unwrap().file_name())
+                .collect();
+            assert_eq!(names.len(), 2, "{names:?}");
+            let model = Model::open(&folder);
+            let (worst, largest) = difference(&model, child.as_ref(), &materialize(&weights, &plan));
+            assert!(largest > 0.5, "{id}: features of {largest}");
+            assert!(worst < 1e-5, "{id}: {worst:e}");
+        }
+    }
+}
+
+#[test]
+fn the_model_says_what_goes_in_and_out_and_where_it_is_from() {
+    let base = tempfile::tempdir().unwrap();
+    let vit = small();
+    let weights = lively(&VitNetwork::new(vit.clone()).specs(), 3);
+    let parent = parent(&base.path().join("parent"), &vit, &weights);
+    let hash = parent.hash().unwrap();
+    let view = parent.network().child(&shape(9, 2), &hash).unwrap();
+    let about = About {
+        id: "9x2",
+        parent: &hash,
+        preprocessing: &preprocessing(&vit),
+    };
+    onnx::export(&parent, &view, &about, base.path(), onnx::EMBEDDED).unwrap();
+    let model = Model::open(base.path());
+    assert_eq!((model.ir_version, model.opset), (9, 20));
+    assert_eq!(
+        model.producer,
+        ("offshoot".into(), env!("CARGO_PKG_VERSION").to_owned())
+    );
+    let declared = |name: &str, sides: &[i64]| {
+        let batch = std::iter::once(Side::Named("batch".into()));
+        (
+            name.to_owned(),
+            batch.chain(sides.iter().map(|n| Side::Fixed(*n))).collect(),
+        )
+    };
+    assert_eq!(model.inputs, [declared("pixel_values", &[1, 6, 6])]);
+    assert_eq!(model.outputs, [declared("cls", &[9]), declared("patches", &[9, 9])]);
+    let said = |key: &str| model.metadata[key].as_str();
+    assert_eq!((said("id"), said("parent")), ("9x2", &hash[..]));
+    assert_eq!((said("resize"), said("crop"), said("channels")), ("6", "6", "1"));
+    assert_eq!((said("mean"), said("std"), said("layout")), ("[0.5]", "[0.25]", "NCHW"));
+    assert!(
+        said("architecture").contains(r#""width":9"#),
+        "{}",
+        said("architecture")
+    );
+    // Every weight by our name, once, but for the mask token, which no image without masks meets.
+    let (child, plan) = parent.plan(&view).unwrap();
+    let folded = materialize(&weights, &plan);
+    for spec in child.specs() {
+        let Some(stored) = model.initializers.get(&spec.name) else {
+            assert_eq!(spec.name, "mask_token");
+            continue;
+        };
+        assert_eq!(stored.shape, spec.shape(), "{}", spec.name);
+        let stored: Vec<f32> = stored.values.iter().map(|v| *v as f32).collect();
+        assert_eq!(
+            bits(&stored),
+            bits(&folded.get(&spec.name).unwrap().values()),
+            "{}",
+            spec.name
+        );
+    }
+    let names: std::collections::BTreeSet<_> = model.nodes.iter().map(|n| &n.name).collect();
+    assert_eq!(names.len(), model.nodes.len(), "node names are unique");
+}
+
+#[test]
+fn weights_in_a_file_of_their_own_are_the_same_model() {
+    let base = tempfile::tempdir().unwrap();
+    let vit = Vit {
+        width: 24,
+        mlp_ratio: 4,
+        channels: 3,
+        ..small()
+    };
+    let network = VitNetwork::new(vit.clone());
+    let weights = lively(&network.specs(), 8);
+    let parent = parent(&base.path().join("parent"), &vit, &weights);
+    let view = parent.network().child(&shape(24, 4), "").unwrap();
+    let about = About {
+        id: "24x4",
+        parent: "",
+        preprocessing: &preprocessing(&vit),
+    };
+    let write = |folder: &str, embedded| {
+        let folder = base.path().join(folder);
+        onnx::export(&parent, &view, &about, &folder, embedded).unwrap();
+        Model::open(&folder)
+    };
+    let whole = write("whole", onnx::EMBEDDED);
+    let bytes: usize = 4 * whole
+        .initializers
+        .iter()
+        .filter(|(n, _)| network.specs().iter().any(|s| s.name == **n))
+        .map(|(_, t)| t.values.len())
+        .sum::<usize>();
+    // The limit is the last size that is embedded.
+    assert!(write("limit", bytes as u64).external.is_empty());
+    let apart = write("apart", bytes as u64 - 1);
+    assert_eq!(apart.initializers, whole.initializers);
+    assert!(difference(&apart, &network, &weights).0 < 1e-5);
+    let mut end = 0;
+    for (name, offset, length) in &apart.external {
+        assert!(offset.is_multiple_of(4096) && *offset >= end, "`{name}` at {offset}");
+        end = offset + length;
+    }
+    let data = base.path().join("apart/model.onnx.data");
+    assert_eq!(std::fs::metadata(&data).unwrap().len(), end as u64);
+    assert_eq!(apart.external.len(), network.specs().len() - 1);
+    let small = std::fs::metadata(base.path().join("apart/model.onnx")).unwrap().len();
+    assert!(small < std::fs::metadata(base.path().join("whole/model.onnx")).unwrap().len() - bytes as u64 + 20_000);
+    // Written again with the weights inside: no stale data stays behind.
+    assert!(write("apart", onnx::EMBEDDED).external.is_empty());
+    assert!(!data.exists());
+}
+
+/// A file is asked for its tensors one after the other, each when those before are on their way to the disk.
+#[test]
+fn a_model_is_written_one_tensor_at_a_time() {
+    let base = tempfile::tempdir().unwrap();
+    let vit = Vit {
+        width: 384,
+        depth: 2,
+        head_dim: 64,
+        mlp_ratio: 4,
+        ..small()
+    };
+    let network = VitNetwork::new(vit.clone());
+    let sizes = |name: &str| network.specs().iter().find(|s| s.name == name).unwrap().elements();
+    for embedded in [onnx::EMBEDDED, 0] {
+        let folder = base.path().join(embedded.to_string());
+        let about = About {
+            id: "384x2",
+            parent: "",
+            preprocessing: &preprocessing(&vit),
+        };
+        let mut handed_over = 0;
+        onnx::write(&network, &about, &folder, embedded, |name| {
+            let entries = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap());
+            let files: Vec<_> = entries.map(|e| (e.file_name(), e.metadata().unwrap().len())).collect();
+            assert!(
+                files
+                    .iter()
+                    .all(|(name, _)| name.to_str().unwrap().starts_with(".writing-")),
+                "{files:?}"
+            );
+            let on_disk: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+            assert!(
+                on_disk + (1 << 21) >= handed_over,
+                "{on_disk} bytes on disk of {handed_over}"
+            );
+            handed_over += 4 * sizes(name) as u64;
+            Ok::<_, OnnxError>(vec![0.5; sizes(name)])
+        })
+        .unwrap();
+        assert!(handed_over > 10 << 20);
+        let model = Model::open(&folder);
+        assert!(
+            model.initializers["blocks.1.mlp.fc2.weight"]
+                .values
+                .iter()
+                .all(|v| *v == 0.5)
+        );
+    }
+}
+
+#[test]
+fn a_model_that_cannot_be_finished_leaves_what_was_there() {
+    let base = tempfile::tempdir().unwrap();
+    let vit = small();
+    let network = VitNetwork::new(vit.clone());
+    let weights = lively(&network.specs(), 5);
+    let about = About {
+        id: "12x4",
+        parent: "",
+        preprocessing: &preprocessing(&vit),
+    };
+    let missing = || CheckpointError::Config {
+        path: "parent".into(),
+        reason: "gone".into(),
+    };
+    let write = |folder: &Path, embedded, fail: bool| {
+        onnx::write(&network, &about, folder, embedded, |name| {
+            if fail && name == "norm.bias" {
+                return Err(missing());
+            }
+            Ok(weights.get(name).unwrap().values())
+        })
+    };
+    let contents = |folder: &Path| -> Vec<(std::ffi::OsString, Vec<u8>)> {
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            return Vec::new();
+        };
+        let mut all: Vec<_> = entries.map(|e| e.unwrap().path()).collect();
+        all.sort();
+        all.iter()
+            .map(|p| (p.file_name().unwrap().into(), std::fs::read(p).unwrap()))
+            .collect()
+    };
+    for (number, embedded) in [onnx::EMBEDDED, 0].into_iter().enumerate() {
+        let folder = base.path().join(number.to_string());
+        let error = write(&folder, embedded, true).unwrap_err();
+        assert!(matches!(error, CheckpointError::Config { .. }), "{error}");
+        assert!(contents(&folder).is_empty(), "nothing half written");
+        write(&folder, embedded, false).unwrap();
+        let before = contents(&folder);
+        assert_eq!(before.len(), 1 + number);
+        write(&folder, embedded, true).unwrap_err();
+        assert!(contents(&folder) == before, "the old model stays");
+    }
+    // A folder stands where the model, and then the data, should be.
+    for name in [onnx::MODEL, onnx::DATA] {
+        let folder = base.path().join(format!("blocked-{name}"));
+        std::fs::create_dir_all(folder.join(name).join("inside")).unwrap();
+        let error = write(&folder, 0, false).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+        let names: Vec<_> = std::fs::read_dir(&folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(names, [name], "nothing temporary, and no model without its data");
+    }
+}

@@ -1,0 +1,53 @@
+"""What the checks of exported children have in common: running offshoot, choosing children, and our own features."""
+
+import json
+import pathlib
+import subprocess
+
+from safetensors.numpy import load_file, save_file
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Difference(Exception):
+    """Something is not what it should be."""
+
+
+def run(*command):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Difference(f"{pathlib.Path(command[0]).name} failed:\n{done.stderr.strip()}")
+
+
+def family_members(run_folder, wanted):
+    """Ids of the children to look at: those asked for, or the smallest, the middle and the largest by parameters."""
+    children = json.loads((run_folder / "catalog.json").read_text())["children"]
+    ids = [child["id"] for child in sorted(children, key=lambda child: child["parameters"])]
+    if wanted:
+        return [child for child in wanted if child in ids]
+    return list(dict.fromkeys([ids[0], ids[len(ids) // 2], ids[-1]]))
+
+
+def export(arguments, run_folder, child, target, layout="hf"):
+    """One child of a run as a folder."""
+    run(arguments.bin / "offshoot", "export", run_folder, "--child", child, "--format", layout, "-o", target)
+
+
+def folders(arguments, scratch):
+    """Every Hugging Face folder to check, with a label: those that are named, and some children of the runs that are."""
+    for number, path in enumerate(arguments.path):
+        if (path / "catalog.json").is_file():
+            for child in family_members(path, arguments.child):
+                target = scratch / f"{number}-{child}"
+                export(arguments, path, child, target)
+                yield f"{path} {child}", target
+        else:
+            yield str(path), path
+
+
+def our_features(arguments, folder, images, scratch):
+    """Class and patch tokens by the program under test, as arrays."""
+    save_file({"images": images}, scratch / "images.safetensors")
+    output = scratch / "features.safetensors"
+    run(arguments.bin / "examples" / "features", folder, scratch / "images.safetensors", output)
+    return load_file(output)
