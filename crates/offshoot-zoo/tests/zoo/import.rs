@@ -488,7 +488,7 @@ fn preparations_in_other_units_are_the_same_in_ours() {
     checkpoint::save(
         &network,
         &lively(&network.specs(), 3),
-        &preprocessing(&VitNetwork::new(vit.clone())),
+        &preprocessing(&network),
         base.path(),
     )
     .unwrap();
