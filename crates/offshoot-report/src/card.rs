@@ -9,15 +9,20 @@ use crate::units;
 
 /// What opens the folder that a card lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CardFor {
-    /// Hugging Face's transformers.
-    Transformers,
+pub enum CardFor<'a> {
+    /// A Python library.
+    Library {
+        /// Its name.
+        name: &'a str,
+        /// Python that opens a folder `FOLDER` and takes features of `pixel_values`.
+        usage: &'a str,
+    },
     /// Any ONNX runtime.
     Onnx,
 }
 
 /// The card of `child`. Every number in it is a number of the catalog.
-pub fn model_card(catalog: &Catalog, child: &Child, opened_by: CardFor) -> String {
+pub fn model_card(catalog: &Catalog, child: &Child, opened_by: CardFor<'_>) -> String {
     let mut card = String::new();
     let name = child.name.as_ref().map_or(String::new(), |name| format!(" ({name})"));
     let sizes: Vec<String> = child
@@ -53,12 +58,12 @@ pub fn model_card(catalog: &Catalog, child: &Child, opened_by: CardFor) -> Strin
         parameters = units::grouped(child.parameters),
         macs = units::grouped(child.macs),
         library = match opened_by {
-            CardFor::Transformers => "transformers",
+            CardFor::Library { name, .. } => name,
             CardFor::Onnx => "onnx",
         },
-        // The catalog knows the size of a Hugging Face folder's weights.
+        // The catalog knows the size of the weights of a folder.
         weights = match opened_by {
-            CardFor::Transformers => format!("{} bytes, fp32", units::grouped(child.bytes)),
+            CardFor::Library { .. } => format!("{} bytes, fp32", units::grouped(child.bytes)),
             CardFor::Onnx => "fp32".to_owned(),
         },
         channels = preparation.channels,
@@ -85,7 +90,7 @@ pub fn model_card(catalog: &Catalog, child: &Child, opened_by: CardFor) -> Strin
         "\n## Use\n\n{usage}\n## Made by\n\noffshoot {version}, method {method}, seed {seed}; \
          data fingerprint `{data}`; parent `{parent}`.\n",
         usage = match opened_by {
-            CardFor::Transformers => transformers_usage(&child.id),
+            CardFor::Library { usage, .. } => format!("```python\n{}```\n", usage.replace("FOLDER", &child.id)),
             CardFor::Onnx => onnx_usage(preparation),
         },
         version = catalog.version,
@@ -95,13 +100,6 @@ pub fn model_card(catalog: &Catalog, child: &Child, opened_by: CardFor) -> Strin
         parent = catalog.parent.hash,
     );
     card
-}
-
-fn transformers_usage(id: &str) -> String {
-    format!(
-        "```python\nfrom transformers import AutoModel\n\nmodel = AutoModel.from_pretrained(\"{id}\")\n\
-         features = model(pixel_values).last_hidden_state[:, 0]\n```\n"
-    )
 }
 
 /// How to run the model, and what its input is made of: no processor comes with a runtime.

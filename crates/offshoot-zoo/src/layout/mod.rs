@@ -39,8 +39,12 @@ pub struct Layout {
     pub tensors: Vec<LayoutTensor>,
     /// `config.json`.
     pub config: Value,
-    /// What opens the folder: a class of transformers, or a call.
+    /// What opens the folder: a class of transformers, or timm's network.
     pub class: &'static str,
+    /// The Python library that it belongs to.
+    pub library: &'static str,
+    /// Python that opens a folder `FOLDER` and takes the class features of `pixel_values`.
+    pub usage: String,
 }
 
 impl Layout {
@@ -112,6 +116,14 @@ fn unsupported(kind: &str) -> Option<&'static str> {
         "convnext" | "convnextv2" | "regnet" | "bit" => "another convolutional network than `ResNetModel`",
         _ => return None,
     })
+}
+
+/// Python that opens a folder by transformers and takes `features` of what the model says.
+fn by_transformers(features: &str) -> String {
+    format!(
+        "from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained(\"FOLDER\")\n\
+         features = model(pixel_values).{features}\n"
+    )
 }
 
 /// Classes of the classifier that a `config.json` announces; 0 where its class has none.

@@ -4,7 +4,7 @@ use offshoot_family::{ResNet, ResNetNorm, StrideOn};
 use serde_json::{Value, json};
 
 use super::config::Config;
-use super::{Layout, LayoutTensor, classes, label};
+use super::{Layout, LayoutTensor, by_transformers, classes, label};
 
 /// Epsilon of every norm of timm and transformers unless they are told otherwise.
 const EPS: f64 = 1e-5;
@@ -18,14 +18,31 @@ pub(crate) fn resnet_layout(net: &ResNet) -> Layout {
         StrideOn::Second => Names::timm(),
         StrideOn::First => Names::transformers(net.classes),
     };
-    let (config, class) = match net.stride_on {
-        StrideOn::Second => (timm_config(net), timm_class(net)),
-        StrideOn::First => transformers_config(net),
-    };
-    Layout {
-        tensors: named(net, &names),
-        config,
-        class,
+    let tensors = named(net, &names);
+    match net.stride_on {
+        StrideOn::Second => Layout {
+            tensors,
+            config: timm_config(net),
+            class: "ResNet",
+            library: "timm",
+            usage: by_timm(net),
+        },
+        StrideOn::First => Layout {
+            tensors,
+            config: transformers_config(net),
+            class: class(net),
+            library: "transformers",
+            usage: by_transformers("pooler_output.flatten(1)"),
+        },
+    }
+}
+
+/// The class of transformers.
+fn class(net: &ResNet) -> &'static str {
+    if net.classes > 0 {
+        "ResNetForImageClassification"
+    } else {
+        "ResNetModel"
     }
 }
 
@@ -153,19 +170,27 @@ impl Tensors {
     }
 }
 
-/// The call that opens a folder. A norm of other numbers than timm's own cannot be told by a folder.
-fn timm_class(net: &ResNet) -> &'static str {
-    match net.norm {
-        _ if usual_norm(net) => "timm.create_model('local-dir:FOLDER', pretrained=True)",
+/// Python that opens a folder by timm. A norm of other numbers than timm's own cannot be told by a folder.
+fn by_timm(net: &ResNet) -> String {
+    let (imports, norm) = match net.norm {
+        _ if usual_norm(net) => ("import timm", String::new()),
         ResNetNorm::Group => {
-            "timm.create_model('local-dir:FOLDER', pretrained=True, norm_layer=functools.partial(timm.layers.GroupNorm, \
-             num_groups=..., eps=...)) with the norm_groups and norm_eps of config.json"
+            let numbers = format!("num_groups={}, eps={}", net.groups, net.norm_eps);
+            let norm = format!(", norm_layer=functools.partial(timm.layers.GroupNorm, {numbers})");
+            ("import functools\n\nimport timm", norm)
         }
         ResNetNorm::Batch => {
-            "timm.create_model('local-dir:FOLDER', pretrained=True, norm_layer=functools.partial(torch.nn.BatchNorm2d, \
-             eps=...)) with the norm_eps of config.json"
+            let norm = format!(
+                ", norm_layer=functools.partial(torch.nn.BatchNorm2d, eps={})",
+                net.norm_eps
+            );
+            ("import functools\n\nimport timm\nimport torch", norm)
         }
-    }
+    };
+    format!(
+        "{imports}\n\nmodel = timm.create_model(\"local-dir:FOLDER\", pretrained=True{norm}).eval()\n\
+         features = model.forward_head(model.forward_features(pixel_values), pre_logits=True)\n"
+    )
 }
 
 /// Whether timm's own norm has the network's numbers.
@@ -224,15 +249,10 @@ fn base_width(width: usize, planes: usize) -> Value {
     }
 }
 
-fn transformers_config(net: &ResNet) -> (Value, &'static str) {
+fn transformers_config(net: &ResNet) -> Value {
     let outputs: Vec<usize> = (0..net.depths.len()).map(|stage| net.stage_outputs(stage)).collect();
-    let class = if net.classes > 0 {
-        "ResNetForImageClassification"
-    } else {
-        "ResNetModel"
-    };
     let mut config = json!({
-        "architectures": [class],
+        "architectures": [class(net)],
         "model_type": "resnet",
         "num_channels": net.channels,
         "embedding_size": net.stem,
@@ -248,7 +268,7 @@ fn transformers_config(net: &ResNet) -> (Value, &'static str) {
         "torch_dtype": "float32"
     });
     label(&mut config, net.classes);
-    (config, class)
+    config
 }
 
 /// The list of numbers at `key`, or `default` where there is none.

@@ -4,7 +4,7 @@ use offshoot_family::Swin;
 use serde_json::{Value, json};
 
 use super::config::Config;
-use super::{Layout, LayoutTensor, classes};
+use super::{Layout, LayoutTensor, by_transformers, classes};
 
 /// The layout of transformers' `SwinModel`.
 pub(crate) fn swin_layout(swin: &Swin) -> Layout {
@@ -75,6 +75,8 @@ pub(crate) fn swin_layout(swin: &Swin) -> Layout {
         tensors,
         config: config(swin),
         class: class(swin),
+        library: "transformers",
+        usage: by_transformers("pooler_output"),
     }
 }
 

@@ -10,7 +10,7 @@ use offshoot_family::{Catalog, Child, Split};
 use offshoot_report::CardFor;
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
-use offshoot_zoo::{Checkpoint, Network, Weights, checkpoint, onnx};
+use offshoot_zoo::{Checkpoint, CheckpointError, Network, Weights, checkpoint, onnx};
 
 use super::images::{self, Family};
 use crate::args::{Export, Format};
@@ -55,7 +55,12 @@ pub fn run(args: &Export) -> Result<(), Failure> {
         let preprocessing = &catalog.data.preprocessing;
         match args.format {
             Format::Hf => {
-                write_card(&folder, &catalog, child, CardFor::Transformers)?;
+                let layout = offshoot_zoo::open(&view.child).map_err(CheckpointError::from)?.layout();
+                let opened_by = CardFor::Library {
+                    name: layout.library,
+                    usage: &layout.usage,
+                };
+                write_card(&folder, &catalog, child, opened_by)?;
                 parent.export_child(&view, preprocessing, &folder)?;
             }
             Format::Onnx => {
@@ -156,7 +161,7 @@ fn size(path: &Path) -> anyhow::Result<u64> {
     Ok(found.len())
 }
 
-fn write_card(folder: &Path, catalog: &Catalog, child: &Child, opened_by: CardFor) -> Result<(), Failure> {
+fn write_card(folder: &Path, catalog: &Catalog, child: &Child, opened_by: CardFor<'_>) -> Result<(), Failure> {
     let card = offshoot_report::model_card(catalog, child, opened_by);
     let path = folder.join("README.md");
     write_atomic(&path, |w: &mut dyn Write| w.write_all(card.as_bytes()))

@@ -19,8 +19,8 @@ use self::file::{Model, Side};
 use crate::{bits, lively, numbers, preprocessing, shape, small};
 
 /// A parent on disk.
-fn parent(folder: &Path, vit: &Vit, weights: &Weights) -> Checkpoint {
-    checkpoint::save(&VitNetwork::new(vit.clone()), weights, &preprocessing(vit), folder).unwrap();
+fn parent(folder: &Path, network: &dyn Network, weights: &Weights) -> Checkpoint {
+    checkpoint::save(network, weights, &preprocessing(network), folder).unwrap();
     Checkpoint::open(folder).unwrap()
 }
 
@@ -94,12 +94,12 @@ fn an_exported_model_computes_what_the_child_does() {
     for (number, (vit, shapes)) in cases().into_iter().enumerate() {
         let base = tempfile::tempdir().unwrap();
         let weights = lively(&VitNetwork::new(vit.clone()).specs(), 40 + number as u64);
-        let parent = parent(&base.path().join("parent"), &vit, &weights);
+        let parent = parent(&base.path().join("parent"), &VitNetwork::new(vit.clone()), &weights);
         let hash = parent.hash().unwrap();
         for (width, depth) in shapes {
             let view = parent.network().child(&shape(width, depth), &hash).unwrap();
             let (child, plan) = parent.plan(&view).unwrap();
-            let preprocessing = preprocessing(&vit);
+            let preprocessing = preprocessing(&VitNetwork::new(vit.clone()));
             let id = format!("{width}x{depth}");
             let about = About {
                 id: &id,
@@ -126,13 +126,13 @@ fn the_model_says_what_goes_in_and_out_and_where_it_is_from() {
     let base = tempfile::tempdir().unwrap();
     let vit = small();
     let weights = lively(&VitNetwork::new(vit.clone()).specs(), 3);
-    let parent = parent(&base.path().join("parent"), &vit, &weights);
+    let parent = parent(&base.path().join("parent"), &VitNetwork::new(vit.clone()), &weights);
     let hash = parent.hash().unwrap();
     let view = parent.network().child(&shape(9, 2), &hash).unwrap();
     let about = About {
         id: "9x2",
         parent: &hash,
-        preprocessing: &preprocessing(&vit),
+        preprocessing: &preprocessing(&VitNetwork::new(vit.clone())),
     };
     onnx::export(&parent, &view, &about, base.path(), onnx::EMBEDDED).unwrap();
     let model = Model::open(base.path());
@@ -191,12 +191,12 @@ fn weights_in_a_file_of_their_own_are_the_same_model() {
     };
     let network = VitNetwork::new(vit.clone());
     let weights = lively(&network.specs(), 8);
-    let parent = parent(&base.path().join("parent"), &vit, &weights);
+    let parent = parent(&base.path().join("parent"), &VitNetwork::new(vit.clone()), &weights);
     let view = parent.network().child(&shape(24, 4), "").unwrap();
     let about = About {
         id: "24x4",
         parent: "",
-        preprocessing: &preprocessing(&vit),
+        preprocessing: &preprocessing(&VitNetwork::new(vit.clone())),
     };
     let write = |folder: &str, embedded| {
         let folder = base.path().join(folder);
@@ -248,7 +248,7 @@ fn a_model_is_written_one_tensor_at_a_time() {
         let about = About {
             id: "384x2",
             parent: "",
-            preprocessing: &preprocessing(&vit),
+            preprocessing: &preprocessing(&VitNetwork::new(vit.clone())),
         };
         let mut handed_over = 0;
         onnx::write(&network, &about, &folder, embedded, |name| {
@@ -289,7 +289,7 @@ fn a_model_that_cannot_be_finished_leaves_what_was_there() {
     let about = About {
         id: "12x4",
         parent: "",
-        preprocessing: &preprocessing(&vit),
+        preprocessing: &preprocessing(&VitNetwork::new(vit.clone())),
     };
     let missing = || CheckpointError::Config {
         path: "parent".into(),
