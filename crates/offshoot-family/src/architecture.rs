@@ -456,6 +456,28 @@ impl Architecture {
         }
     }
 
+    /// Classes of its linear classifier; 0 for none.
+    pub fn classes(&self) -> usize {
+        match self {
+            Self::Vit(Vit { classes, .. })
+            | Self::Swin(Swin { classes, .. })
+            | Self::ResNet(ResNet { classes, .. }) => *classes,
+        }
+    }
+
+    /// The same network without a classifier.
+    #[must_use]
+    pub fn headless(mut self) -> Self {
+        match &mut self {
+            Self::Vit(Vit { classes, .. })
+            | Self::Swin(Swin { classes, .. })
+            | Self::ResNet(ResNet { classes, .. }) => {
+                *classes = 0;
+            }
+        }
+        self
+    }
+
     /// The same network for images of other channels and side. Learned positions are another matter: see the zoo.
     #[must_use]
     pub fn with_input(mut self, channels: usize, image: usize) -> Self {

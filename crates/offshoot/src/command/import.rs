@@ -105,7 +105,7 @@ fn tell(model: &Model) -> Result<(), Failure> {
     let architecture = network.architecture();
     say(&format!("{}: {}", model.origin, architecture.summary()))?;
     say(&format!("  {}", numbers(&architecture)))?;
-    let classes = match classes(&architecture) {
+    let classes = match architecture.classes() {
         0 => "no classifier".into(),
         n => format!("{n} classes"),
     };
@@ -150,15 +150,6 @@ fn numbers(architecture: &Architecture) -> String {
         None => format!("{key} {value}"),
     });
     shown.collect::<Vec<_>>().join(", ")
-}
-
-fn classes(architecture: &Architecture) -> usize {
-    match architecture {
-        Architecture::Vit(vit) => vit.classes,
-        Architecture::Swin(swin) => swin.classes,
-        Architecture::ResNet(net) => net.classes,
-        _ => 0,
-    }
 }
 
 /// The data to score on; a reference to none without.

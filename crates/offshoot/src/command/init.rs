@@ -128,14 +128,7 @@ impl Start {
     /// The architecture as a recipe has it: without a classifier, its image side left to the crops.
     fn parent(&self) -> Architecture {
         let network = self.checkpoint.network();
-        let mut parent = network.architecture().with_input(network.image().0, 0);
-        match &mut parent {
-            Architecture::Vit(vit) => vit.classes = 0,
-            Architecture::Swin(swin) => swin.classes = 0,
-            Architecture::ResNet(net) => net.classes = 0,
-            _ => {}
-        }
-        parent
+        network.architecture().with_input(network.image().0, 0).headless()
     }
 
     /// Its weights for the network of a resolved recipe.
