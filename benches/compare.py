@@ -273,7 +273,8 @@ def arguments():
         return own
 
     step = kind("step", step_jobs, "whole training steps, against PyTorch")
-    step.add_argument("--cases", nargs="+", choices=["cpu-s", "cpu-m", "vit-l"], default=["cpu-s", "cpu-m"], help="sizes")
+    sizes = ["cpu-s", "cpu-m", "swin-s", "resnet-s", "vit-l"]
+    step.add_argument("--cases", nargs="+", choices=sizes, default=sizes[:4], help="sizes")
     step.add_argument("--steps", type=count, default=5, help="timed steps of one run")
     step.add_argument("--warmup", type=int, default=2, help="steps before the first timed one")
     step.set_defaults(engines=["torch"])

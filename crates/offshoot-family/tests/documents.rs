@@ -202,6 +202,7 @@ fn every_recipe_key_is_in_the_table() {
         of(
             "offshoot-methods/src/elastic/recipe.rs",
             &[
+                "InitRecipe",
                 "DataRecipe",
                 "SpaceRecipe",
                 "HeadsRecipe",
