@@ -126,7 +126,7 @@ fn numbers_that_make_no_run() {
         ("parent.patch=0", &["patch"]),
         ("parent.depth=0", &["depth"]),
         ("parent.mlp_ratio=0", &["mlp_ratio"]),
-        ("parent.family=swin", &["parent.family", "vit"]),
+        ("parent.family=mlp", &["parent.family", "vit"]),
         ("space.min_width=32", &["min_width"]),
         ("space.min_depth=9", &["min_depth"]),
         ("space.sampling_scale=0", &["sampling scale"]),
