@@ -4,7 +4,8 @@ set -euo pipefail
 csv=$1
 folder=${2:-$(dirname "$csv")}
 awk -F, '
-    function at(i) { return left + (i + 0.5) * inner / 3 }
+    BEGIN { sizes = 0 }
+    function at(i) { return left + (i + 0.5) * inner / sizes }
     function high(v) { return top + height * (ceiling - v) / (ceiling - floor) }
     function text(class, x, y, s) { printf "<text class=\"%s\" x=\"%.1f\" y=\"%.1f\">%s</text>\n", class, x, y, s }
     function mark(shape, x, y, colour, faint) {
@@ -23,9 +24,9 @@ awk -F, '
     }
     NR > 1 {
         series = $1 ~ /^alone-/ ? "alone" : $1
-        size = $3 == "32x2" ? 0 : $3 == "64x3" ? 1 : $3 == "96x4" ? 2 : -1
-        if (size < 0) next
-        parameters[size] = $4; name[size] = $3
+        # Sizes from left to right: in the order of the elastic run, which comes first.
+        if (!($3 in place)) { place[$3] = sizes; parameters[sizes] = $4; name[sizes++] = $3 }
+        size = place[$3]
         list[series, $5, size] = list[series, $5, size] " " 100 * $6
         if (!($5 in least) || 100 * $6 < least[$5]) least[$5] = 100 * $6
         if (!($5 in most) || 100 * $6 > most[$5]) most[$5] = 100 * $6
@@ -60,20 +61,20 @@ awk -F, '
                 text("tick", left - 9, high(v) + 5, v)
             }
             if (!panel) printf "<text class=\"axis\" transform=\"translate(24 %d) rotate(-90)\">top-1 on 10,000 test images, %%</text>\n", top + height / 2
-            for (i = 0; i < 3; i++) {
+            for (i = 0; i < sizes; i++) {
                 p = parameters[i] >= 1000 ? sprintf("%d k parameters", parameters[i] / 1000 + 0.5) : parameters[i]
                 x = name[i]; sub(/x/, " \303\227 ", x)
                 text("size", at(i), top + height + 24, x); text("under", at(i), top + height + 43, p)
             }
             for (k = 5; k >= 1; k--) {
                 s = order[k]; path = ""; shift = (k - 3) * 7
-                for (i = 0; i < 3; i++) {
+                for (i = 0; i < sizes; i++) {
                     v = mean(s, m, i)
                     if (v >= 0) path = path sprintf("%s%.1f %.1f ", path == "" ? "M" : "L", at(i) + shift, high(v))
                 }
                 if (path == "") continue
                 printf "<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2.2\" stroke-dasharray=\"%s\"/>\n", path, colour[s], dash[s]
-                for (i = 0; i < 3; i++) {
+                for (i = 0; i < sizes; i++) {
                     n = split(list[s, m, i], values, " ")
                     if (!n) continue
                     lo = hi = values[1]
@@ -88,7 +89,7 @@ awk -F, '
         x = 78; y = 402
         for (k = 1; k <= 5; k++) {
             s = order[k]
-            if (list[s, "knn@20", 0] == "" && list[s, "knn@20", 2] == "") continue
+            if (list[s, "knn@20", 0] == "" && list[s, "knn@20", sizes - 1] == "") continue
             printf "<path d=\"M%d %d h34\" stroke=\"%s\" stroke-width=\"2.2\" stroke-dasharray=\"%s\"/>\n", x, y, colour[s], dash[s]
             mark(shape[s], x + 17, y, colour[s], 0)
             text("legend", x + 42, y + 5, label[s])

@@ -5,11 +5,12 @@
 #
 # CIFAR10 is the folder of CIFAR-10's binary files (data_batch_1.bin, ..., test_batch.bin, batches.meta.txt); OUT holds the run
 # folders (evidence/poa/runs by default). Runs that are there go on where they stopped, finished ones and scores are kept.
-# SEEDS ("0 1"), RUNS (below: all), BATCHES ("1 2": which training files), OVERRIDES (recipe keys for every run), OFFSHOOT (the binary)
-# and RESULTS (where the table and the figure go) change what is made.
+# Further variables, with what they are if not set: SEEDS="0 1"; RUNS, which of the runs named below (all); SIZES="32x2 64x3 96x4", the
+# smallest, a middle and the intact size; BATCHES="1 2", the training files; OVERRIDES="", recipe keys for every run; DEVICE=cpu;
+# OFFSHOOT, the binary; RESULTS, where the table and the figure go. Any of them makes other evidence than README.md's.
 set -euo pipefail
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
-    sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit
 fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -17,13 +18,23 @@ root=$(cd "$here/../.." && pwd)
 out=${1:-$here/runs}
 offshoot=${OFFSHOOT:-$root/target/release/offshoot}
 read -ra seeds <<<"${SEEDS:-0 1}"
-read -ra wanted <<<"${RUNS:-elastic alone-32x2 alone-64x3 alone-96x4 no-same-view no-alpha untrained}"
-read -ra overrides <<<"${OVERRIDES:-}"
+# Over any number of lines, and without taking [1,2] for a file name.
+read -rd '' -a overrides <<<"${OVERRIDES:-}" || true
 read -ra batches <<<"${BATCHES:-1 2}"
 results=${RESULTS:-$here}
-sizes=(32x2 64x3 96x4)
+device=${DEVICE:-cpu}
+read -ra sizes <<<"${SIZES:-32x2 64x3 96x4}"
+all=(elastic "${sizes[@]/#/alone-}" no-same-view no-alpha untrained)
+read -ra wanted <<<"${RUNS:-${all[*]}}"
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
+
+for run in "${wanted[@]}"; do
+    if [[ " ${all[*]} " != *" $run "* ]]; then
+        echo "no run is called $run; there are ${all[*]}" >&2
+        exit 1
+    fi
+done
 
 say() { printf '%s  %s\n' "$(date -u +%H:%M:%S)" "$*" >&2; }
 
@@ -40,17 +51,15 @@ lay_out_data() {
 
 # What a run's recipe says otherwise than recipe.toml.
 keys_of() {
+    local smallest=${sizes[0]} largest=${sizes[-1]}
+    if [[ $1 == alone-* ]]; then
+        smallest=${1#alone-} largest=${1#alone-}
+    fi
+    echo "parent.width=${largest%x*}" "parent.depth=${largest#*x}" "space.min_width=${smallest%x*}" "space.min_depth=${smallest#*x}"
     case $1 in
-    elastic) ;;
     no-same-view) echo loss.same_view=false ;;
     no-alpha) echo space.alpha=false ;;
     untrained) echo train.epochs=1 train.steps_per_epoch=1 optim.lr=0 optim.final_lr=0 ;;
-    alone-*)
-        local width=${1#alone-} depth=${1#*x}
-        width=${width%x*}
-        echo "parent.width=$width" "parent.depth=$depth" "space.min_width=$width" "space.min_depth=$depth"
-        ;;
-    *) say "no run is called $1" && return 1 ;;
     esac
 }
 
@@ -59,14 +68,14 @@ train() { # RUN SEED FOLDER
     [[ -f $folder/catalog.json ]] && return
     if [[ -d $folder/checkpoints && -n $(ls "$folder/checkpoints") ]]; then
         say "going on with $folder"
-        "$offshoot" pretrain --resume "$folder"
+        "$offshoot" pretrain --resume "$folder" --device "$device"
         return
     fi
     say "training $folder"
     local -a keys
-    read -ra keys <<<"$(keys_of "$1")"
-    "$offshoot" pretrain "$here/recipe.toml" --overwrite --out "$folder" "seed=$2" \
-        "data.path=$out/data/train" "data.test_path=$out/data/test" "${keys[@]}" "${overrides[@]}"
+    read -ra keys <<<"$(keys_of "$1" | xargs)"
+    "$offshoot" pretrain "$here/recipe.toml" --overwrite --out "$folder" --device "$device" "seed=$2" \
+        "data.path=$out/data/train" "data.test_path=$out/data/test" "${overrides[@]}" "${keys[@]}"
 }
 
 score() { # RUN FOLDER
@@ -79,7 +88,7 @@ score() { # RUN FOLDER
     for metric in knn linear; do
         [[ -f $2/test-$metric.json ]] && continue
         say "scoring $2 by $metric"
-        "$offshoot" eval "$metric" "$2" --split test "${children[@]}" --json >"$2/test-$metric.part"
+        "$offshoot" eval "$metric" "$2" --split test "${children[@]}" --device "$device" --json >"$2/test-$metric.part"
         mv "$2/test-$metric.part" "$2/test-$metric.json"
     done
 }
@@ -88,7 +97,7 @@ score() { # RUN FOLDER
 collect() {
     echo run,seed,child,parameters,metric,value,queries,references,steps,recipe,data,machine,offshoot
     local run seed folder recipe steps
-    for run in elastic alone-32x2 alone-64x3 alone-96x4 no-same-view no-alpha untrained; do
+    for run in "${all[@]}"; do
         for folder in "$out/$run-seed"*; do
             [[ -f $folder/test-knn.json || -f $folder/test-linear.json ]] || continue
             seed=${folder##*-seed}
