@@ -4,11 +4,13 @@ mod config;
 mod dialect;
 mod resnet;
 mod swin;
+mod usage;
 mod vit;
 
 pub use dialect::{Constant, Dialect, Ignored};
 pub(crate) use resnet::{resnet_layout, timm_architecture as timm_resnet};
 pub(crate) use swin::swin_layout;
+pub use usage::Usage;
 pub(crate) use vit::vit_layout;
 
 use offshoot_family::Architecture;
@@ -41,6 +43,8 @@ pub struct Layout {
     pub config: Value,
     /// What opens the folder: a class of transformers, or a call.
     pub class: &'static str,
+    /// How the folder is used.
+    pub usage: Usage,
 }
 
 impl Layout {

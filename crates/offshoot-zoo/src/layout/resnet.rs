@@ -4,6 +4,7 @@ use offshoot_family::{ResNet, ResNetNorm, StrideOn};
 use serde_json::{Value, json};
 
 use super::config::Config;
+use super::usage::{OF_A_MAP, Usage};
 use super::{Layout, LayoutTensor, classes, label};
 
 /// Epsilon of every norm of timm and transformers unless they are told otherwise.
@@ -22,10 +23,15 @@ pub(crate) fn resnet_layout(net: &ResNet) -> Layout {
         StrideOn::Second => (timm_config(net), timm_class(net)),
         StrideOn::First => transformers_config(net),
     };
+    let usage = match net.stride_on {
+        StrideOn::Second => Usage::timm(net.classes, unusual_norm(net).as_deref()),
+        StrideOn::First => Usage::transformers(net.classes, OF_A_MAP, ".mean((2, 3))"),
+    };
     Layout {
         tensors: named(net, &names),
         config,
         class,
+        usage,
     }
 }
 
@@ -171,6 +177,16 @@ fn timm_class(net: &ResNet) -> &'static str {
 /// Whether timm's own norm has the network's numbers.
 fn usual_norm(net: &ResNet) -> bool {
     net.norm_eps == EPS && (net.norm == ResNetNorm::Batch || net.groups == GROUPS)
+}
+
+/// The norm in Python, with its numbers, where they are not timm's own.
+fn unusual_norm(net: &ResNet) -> Option<String> {
+    let (groups, eps) = (net.groups, net.norm_eps);
+    let call = match net.norm {
+        ResNetNorm::Group => format!("timm.layers.GroupNorm, num_groups={groups}, eps={eps:?}"),
+        ResNetNorm::Batch => format!("torch.nn.BatchNorm2d, eps={eps:?}"),
+    };
+    (!usual_norm(net)).then_some(call)
 }
 
 fn timm_config(net: &ResNet) -> Value {

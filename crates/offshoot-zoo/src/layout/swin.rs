@@ -4,6 +4,7 @@ use offshoot_family::Swin;
 use serde_json::{Value, json};
 
 use super::config::Config;
+use super::usage::{OF_A_MAP, Usage};
 use super::{Layout, LayoutTensor, classes};
 
 /// The layout of transformers' `SwinModel`.
@@ -75,6 +76,7 @@ pub(crate) fn swin_layout(swin: &Swin) -> Layout {
         tensors,
         config: config(swin),
         class: class(swin),
+        usage: Usage::transformers(swin.classes, OF_A_MAP, ".mean(1)"),
     }
 }
 

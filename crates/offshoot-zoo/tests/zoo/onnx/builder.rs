@@ -126,7 +126,7 @@ fn check(
     let about = About {
         id: "custom",
         parent: "",
-        preprocessing: &preprocessing(&small()),
+        preprocessing: &preprocessing(&VitNetwork::new(small())),
     };
     onnx::write(&network, &about, folder.path(), onnx::EMBEDDED, |name| {
         let (_, shape) = tensors.iter().find(|(n, _)| *n == name).unwrap();
