@@ -308,6 +308,12 @@ impl ElasticRecipe {
     }
 }
 
+/// Shorter side before a centre crop of `crop` pixels, of images whose own is `side`: 256 for crops of 224, in proportion else; the
+/// whole crop where the images are no larger.
+pub fn usual_resize(side: u32, crop: u32) -> u32 {
+    if side <= crop { crop } else { (crop * 256).div_ceil(224) }
+}
+
 /// What is wrong with a recipe's numbers.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -361,13 +367,7 @@ impl ElasticRecipe {
                 .steps_per_epoch
                 .resolve(|| (data.train / batch).max(1) as u64);
             let crop = self.crops.globals.px;
-            self.data.resize.resolve(|| {
-                if data.side <= crop {
-                    crop
-                } else {
-                    (crop * 256).div_ceil(224)
-                }
-            });
+            self.data.resize.resolve(|| usual_resize(data.side, crop));
         }
         if let Some(&epoch) = self.train.steps_per_epoch.value() {
             self.train.checkpoint_every.resolve(|| epoch.max(100));
@@ -409,7 +409,17 @@ impl ElasticRecipe {
                 reason: format!("the data has {known}; leave it out"),
             });
         }
-        let network = offshoot_zoo::open(&self.parent.clone().with_input(known.unwrap_or(3), px))?;
+        let network = match offshoot_zoo::open(&self.parent.clone().with_input(known.unwrap_or(3), px)) {
+            // The image is the global crop: named by the key that sets it.
+            Err(NetworkError::Architecture(e)) if e.name == "image" => {
+                return Err(RecipeProblem::Value {
+                    key: "crops.globals.px",
+                    value: e.value,
+                    reason: e.reason,
+                });
+            }
+            opened => opened?,
+        };
         if known.is_some() {
             self.parent = network.architecture();
         }

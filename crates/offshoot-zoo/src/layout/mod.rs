@@ -41,7 +41,7 @@ pub struct Layout {
     pub tensors: Vec<LayoutTensor>,
     /// `config.json`.
     pub config: Value,
-    /// What opens the folder: a class of transformers, or a call.
+    /// What opens the folder: a class of transformers, or timm's network.
     pub class: &'static str,
     /// How the folder is used.
     pub usage: Usage,

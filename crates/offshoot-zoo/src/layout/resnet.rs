@@ -19,19 +19,29 @@ pub(crate) fn resnet_layout(net: &ResNet) -> Layout {
         StrideOn::Second => Names::timm(),
         StrideOn::First => Names::transformers(net.classes),
     };
-    let (config, class) = match net.stride_on {
-        StrideOn::Second => (timm_config(net), timm_class(net)),
-        StrideOn::First => transformers_config(net),
-    };
-    let usage = match net.stride_on {
-        StrideOn::Second => Usage::timm(net.classes, unusual_norm(net).as_deref()),
-        StrideOn::First => Usage::transformers(net.classes, OF_A_MAP, ".mean((2, 3))"),
-    };
-    Layout {
-        tensors: named(net, &names),
-        config,
-        class,
-        usage,
+    let tensors = named(net, &names);
+    match net.stride_on {
+        StrideOn::Second => Layout {
+            tensors,
+            config: timm_config(net),
+            class: "ResNet",
+            usage: Usage::timm(net.classes, unusual_norm(net).as_deref()),
+        },
+        StrideOn::First => Layout {
+            tensors,
+            config: transformers_config(net),
+            class: class(net),
+            usage: Usage::transformers(net.classes, OF_A_MAP, ".mean((2, 3))"),
+        },
+    }
+}
+
+/// The class of transformers.
+fn class(net: &ResNet) -> &'static str {
+    if net.classes > 0 {
+        "ResNetForImageClassification"
+    } else {
+        "ResNetModel"
     }
 }
 
@@ -159,27 +169,12 @@ impl Tensors {
     }
 }
 
-/// The call that opens a folder. A norm of other numbers than timm's own cannot be told by a folder.
-fn timm_class(net: &ResNet) -> &'static str {
-    match net.norm {
-        _ if usual_norm(net) => "timm.create_model('local-dir:FOLDER', pretrained=True)",
-        ResNetNorm::Group => {
-            "timm.create_model('local-dir:FOLDER', pretrained=True, norm_layer=functools.partial(timm.layers.GroupNorm, \
-             num_groups=..., eps=...)) with the norm_groups and norm_eps of config.json"
-        }
-        ResNetNorm::Batch => {
-            "timm.create_model('local-dir:FOLDER', pretrained=True, norm_layer=functools.partial(torch.nn.BatchNorm2d, \
-             eps=...)) with the norm_eps of config.json"
-        }
-    }
-}
-
 /// Whether timm's own norm has the network's numbers.
 fn usual_norm(net: &ResNet) -> bool {
     net.norm_eps == EPS && (net.norm == ResNetNorm::Batch || net.groups == GROUPS)
 }
 
-/// The norm in Python, with its numbers, where they are not timm's own.
+/// The norm in Python, with its numbers, where they are not timm's own: a folder cannot tell timm.
 fn unusual_norm(net: &ResNet) -> Option<String> {
     let (groups, eps) = (net.groups, net.norm_eps);
     let call = match net.norm {
@@ -240,15 +235,10 @@ fn base_width(width: usize, planes: usize) -> Value {
     }
 }
 
-fn transformers_config(net: &ResNet) -> (Value, &'static str) {
+fn transformers_config(net: &ResNet) -> Value {
     let outputs: Vec<usize> = (0..net.depths.len()).map(|stage| net.stage_outputs(stage)).collect();
-    let class = if net.classes > 0 {
-        "ResNetForImageClassification"
-    } else {
-        "ResNetModel"
-    };
     let mut config = json!({
-        "architectures": [class],
+        "architectures": [class(net)],
         "model_type": "resnet",
         "num_channels": net.channels,
         "embedding_size": net.stem,
@@ -264,7 +254,7 @@ fn transformers_config(net: &ResNet) -> (Value, &'static str) {
         "torch_dtype": "float32"
     });
     label(&mut config, net.classes);
-    (config, class)
+    config
 }
 
 /// The list of numbers at `key`, or `default` where there is none.

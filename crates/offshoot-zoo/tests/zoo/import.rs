@@ -400,7 +400,7 @@ fn a_model_in_several_files_opens_like_one_and_an_index_that_lies_is_refused() {
     let network = VitNetwork::new(small());
     let weights = lively(&network.specs(), 3);
     let (whole, parts) = (base.path().join("whole"), base.path().join("parts"));
-    checkpoint::save(&network, &weights, &preprocessing(&small()), &whole).unwrap();
+    checkpoint::save(&network, &weights, &preprocessing(&VitNetwork::new(small())), &whole).unwrap();
     std::fs::create_dir(&parts).unwrap();
     std::fs::copy(whole.join("config.json"), parts.join("config.json")).unwrap();
     let file = SafetensorsFile::open(&whole.join(WEIGHTS)).unwrap();
@@ -457,7 +457,7 @@ fn tensors_that_are_no_numbers_are_refused_when_a_model_is_opened() {
     checkpoint::save(
         &network,
         &lively(&network.specs(), 3),
-        &preprocessing(&small()),
+        &preprocessing(&VitNetwork::new(small())),
         base.path(),
     )
     .unwrap();
@@ -485,11 +485,10 @@ fn tensors_that_are_no_numbers_are_refused_when_a_model_is_opened() {
 fn preparations_in_other_units_are_the_same_in_ours() {
     let base = tempfile::tempdir().unwrap();
     let network = VitNetwork::new(Vit { channels: 3, ..small() });
-    let vit = Vit { channels: 3, ..small() };
     checkpoint::save(
         &network,
         &lively(&network.specs(), 3),
-        &preprocessing(&vit),
+        &preprocessing(&network),
         base.path(),
     )
     .unwrap();

@@ -81,6 +81,7 @@ fn all_networks() -> Vec<Box<dyn Network>> {
         Architecture::ResNet(ResNet {
             outputs: 20,
             norm: ResNetNorm::Batch,
+            groups: 32,
             norm_eps: 1e-3,
             channels: 3,
             classes: 3,
@@ -90,6 +91,7 @@ fn all_networks() -> Vec<Box<dyn Network>> {
             width: 2,
             stem: 8,
             norm: ResNetNorm::Batch,
+            groups: 32,
             stride_on: StrideOn::First,
             classes: 3,
             ..small_resnet()

@@ -10,7 +10,7 @@ use offshoot_family::{Catalog, Child, Split, View};
 use offshoot_report::{CardFacts, OpenedBy};
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
-use offshoot_zoo::{Checkpoint, Network, Weights, checkpoint, onnx};
+use offshoot_zoo::{Checkpoint, CheckpointError, Network, Weights, checkpoint, onnx};
 
 use super::images::{self, Family};
 use crate::args::{Export, Format};
@@ -53,13 +53,10 @@ pub fn run(args: &Export) -> Result<(), Failure> {
         let folder = target(child);
         let view = images::view(&args.run, &catalog, child)?;
         let preprocessing = &catalog.data.preprocessing;
+        write_card(&folder, &catalog, child, &view, args.format)?;
         match args.format {
-            Format::Hf => {
-                write_card(&folder, &catalog, child, &view, args.format)?;
-                parent.export_child(&view, preprocessing, &folder)?;
-            }
+            Format::Hf => parent.export_child(&view, preprocessing, &folder)?,
             Format::Onnx => {
-                write_card(&folder, &catalog, child, &view, args.format)?;
                 let about = onnx::About {
                     id: &child.id,
                     parent: &catalog.parent.hash,
@@ -157,7 +154,10 @@ fn size(path: &Path) -> anyhow::Result<u64> {
 }
 
 fn write_card(folder: &Path, catalog: &Catalog, child: &Child, view: &View, format: Format) -> Result<(), Failure> {
-    let usage = offshoot_zoo::open(&view.child)?.layout().usage;
+    let usage = offshoot_zoo::open(&view.child)
+        .map_err(CheckpointError::from)?
+        .layout()
+        .usage;
     let python = usage.python(&child.id);
     let facts = CardFacts {
         task: usage.task,

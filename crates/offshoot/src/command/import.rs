@@ -6,6 +6,7 @@ use offshoot_data::SplitShares;
 use offshoot_family::catalog::{DataRef, Preprocessing};
 use offshoot_family::{Architecture, recipe};
 use offshoot_methods::elastic::family;
+use offshoot_methods::elastic::recipe::usual_resize;
 use offshoot_methods::train::run::RunFolder;
 use offshoot_zoo::import::{self, Import as Model};
 use offshoot_zoo::network::SpaceBounds;
@@ -162,6 +163,7 @@ fn classes(architecture: &Architecture) -> usize {
 
 /// The data to score on; a reference to none without.
 fn data_ref(args: &Import, preprocessing: Preprocessing) -> Result<DataRef, Failure> {
+    let mut preprocessing = preprocessing;
     let (path, fingerprint) = match &args.data {
         None => (String::new(), String::new()),
         Some(path) => {
@@ -170,6 +172,10 @@ fn data_ref(args: &Import, preprocessing: Preprocessing) -> Result<DataRef, Fail
                 test: args.test,
             };
             let dataset = images::open_split(&path.display().to_string(), None, args.labels, args.seed, shares)?;
+            // Of another side than its own, the model is given images as a run on this data would.
+            if let Some(px) = args.px {
+                preprocessing.resize = usual_resize(dataset.measure()?.side, px);
+            }
             (dataset.path.display().to_string(), dataset.fingerprint)
         }
     };

@@ -113,37 +113,46 @@ fn a_model_is_checked_without_writing_and_imported_as_a_run_of_one_child() {
     bench.run("import nothing").refuses(&["nothing"]);
 }
 
-/// The parent of a run that starts from a model is the model, and is scored like it.
+/// The parent of a run that starts from a model is the model, and is scored like it, on images larger than the crops and on
+/// images of their size.
 #[test]
 fn a_run_that_starts_from_a_model_has_its_score_before_it_has_learnt_anything() {
-    let bench = bench("dinov2");
-    bench.write("recipe.toml", RECIPE);
-    bench
-        .run("import model -o imported --data images --labels --px 8 --val 0.3 --test 0.25 --seed 7")
-        .succeeds();
-    bench.run("eval knn imported").succeeds();
-    let said = bench.run("pretrain recipe.toml --init model --out run").succeeds();
-    assert!(said.err.contains("width 24 and depth 2"), "{}", said.err);
-    bench.run("eval knn run").succeeds();
-    let catalog = bench.catalog();
-    assert_eq!(catalog.children.len(), 6);
-    let imported = offshoot_family::Catalog::open(&bench.path("imported")).unwrap();
-    let score = |catalog: &offshoot_family::Catalog| {
-        let intact = catalog.children.iter().find(|child| child.id == "24x2").unwrap();
-        ["knn@10", "knn@20", "knn@100"].map(|metric| intact.score(metric, Split::Val).unwrap())
-    };
-    assert_eq!(score(&catalog), score(&imported));
-    // The recipe that is kept says where it came from.
-    let kept = String::from_utf8(files(&bench.path("run"))["recipe.toml"].clone()).unwrap();
-    assert!(
-        kept.contains("[init]") && kept.contains("model") && kept.contains("hash"),
-        "{kept}"
-    );
-    // The teacher's tensors but for the positions are the model's, to the bit.
-    let theirs = safetensors_of(&bench.path("model/model.safetensors"));
-    let ours = safetensors_of(&bench.path("run/parent/model.safetensors"));
-    for (name, bytes) in &theirs {
-        assert!(name.contains("position") || ours[name] == *bytes, "{name}");
+    for px in [8, 16] {
+        let bench = bench("dinov2");
+        bench.write("recipe.toml", RECIPE);
+        let data = "--data images --labels --val 0.3 --test 0.25 --seed 7";
+        bench
+            .run(&format!("import model -o imported --px {px} {data}"))
+            .succeeds();
+        bench.run("eval knn imported").succeeds();
+        let crops = format!("crops.globals.px={px} crops.locals.px={}", px / 2);
+        let said = bench
+            .run(&format!("pretrain recipe.toml {crops} --init model --out run"))
+            .succeeds();
+        assert!(said.err.contains("width 24 and depth 2"), "{}", said.err);
+        bench.run("eval knn run").succeeds();
+        let catalog = bench.catalog();
+        assert_eq!(catalog.children.len(), 6);
+        let imported = offshoot_family::Catalog::open(&bench.path("imported")).unwrap();
+        assert_eq!(catalog.data.preprocessing, imported.data.preprocessing);
+        let score = |catalog: &offshoot_family::Catalog| {
+            let intact = catalog.children.iter().find(|child| child.id == "24x2").unwrap();
+            ["knn@10", "knn@20"].map(|metric| intact.score(metric, Split::Val).unwrap())
+        };
+        assert_eq!(score(&catalog), score(&imported), "{px}");
+        // The recipe that is kept says where it came from.
+        let kept = String::from_utf8(files(&bench.path("run"))["recipe.toml"].clone()).unwrap();
+        assert!(
+            kept.contains("[init]") && kept.contains("model") && kept.contains("hash"),
+            "{kept}"
+        );
+        // The teacher's tensors are the model's, to the bit, but for positions of another grid.
+        let theirs = safetensors_of(&bench.path("model/model.safetensors"));
+        let ours = safetensors_of(&bench.path("run/parent/model.safetensors"));
+        for (name, bytes) in &theirs {
+            let resampled = name.contains("position") && px != 16;
+            assert!(resampled || ours[name] == *bytes, "{name}");
+        }
     }
 }
 
@@ -200,7 +209,7 @@ fn a_recipe_that_asks_for_another_parent_than_the_model_is_refused() {
     refuses("data.channels=1", &["data.channels"]);
     refuses(
         "crops.globals.px=10",
-        &["crops.globals.px", "multiple of 4", "8 and 12"],
+        &["crops.globals.px", "multiple of the patch 4", "8 and 12"],
     );
     bench
         .run("pretrain recipe.toml parent.width=24 --init model --dry-run")

@@ -11,6 +11,7 @@ mod import;
 mod manners;
 mod onnx;
 mod refusals;
+mod residual;
 mod resume;
 mod support;
 mod whole_path;
