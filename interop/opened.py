@@ -127,16 +127,13 @@ def load_names(folder):
 
 def timm_norm(config):
     """The norm of a folder whose numbers timm has no key for: they are in keys of ours."""
-    if "norm_eps" not in config:
-        return {}
+    eps = config.get("norm_eps", 1e-5)
     if "norm_groups" in config:
-        norm = functools.partial(timm.layers.GroupNorm, num_groups=config["norm_groups"], eps=config["norm_eps"])
-    else:
-        norm = functools.partial(torch.nn.BatchNorm2d, eps=config["norm_eps"])
-    return {"norm_layer": norm}
+        return {"norm_layer": functools.partial(timm.layers.GroupNorm, num_groups=config["norm_groups"], eps=eps)}
+    return {"norm_layer": functools.partial(torch.nn.BatchNorm2d, eps=eps)} if "norm_eps" in config else {}
 
 
-def of_timm(model, kind):
+def of_timm(model, kind, model_args=None):
     """A model of timm; `forward_features` gives tokens, or a map with the channels first (ResNet) or last (Swin)."""
     model.eval()
     data = timm.data.resolve_model_data_config(model)
@@ -154,7 +151,7 @@ def of_timm(model, kind):
         return found
 
     def save(folder):
-        save_for_hf(model, folder, safe_serialization=True)
+        save_for_hf(model, folder, safe_serialization=True, model_args=model_args)
 
     return Opened(kind, channels, native, stride, stride, run, model, save)
 
@@ -163,7 +160,7 @@ def by_timm(folder):
     """A folder of timm. It refuses what is missing or left over by itself."""
     config = json.loads((folder / "config.json").read_text())
     model = timm.create_model(f"local-dir:{folder}", pretrained=True, **timm_norm(config))
-    return of_timm(model, f"timm's {config['architecture']}")
+    return of_timm(model, f"timm's {config['architecture']}", config["model_args"])
 
 
 def by_timm_name(name, file):

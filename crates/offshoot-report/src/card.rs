@@ -116,7 +116,7 @@ pub fn model_card(catalog: &Catalog, child: &Child, facts: &CardFacts<'_>) -> St
 
 /// How to run the model on an `image` of PIL's.
 fn library_usage(python: &str, features: &str) -> String {
-    format!("```python\n{python}```\n\n`features` are what the scores are of, `cls`: {features}.\n")
+    format!("```python\n{python}```\n\n`features` is `cls`, of which the scores are. {features}.\n")
 }
 
 /// How to run the model, and what its input is made of: no processor comes with a runtime.

@@ -158,7 +158,7 @@ fn cases() -> Vec<(Architecture, Vec<Shape>)> {
                 norm_eps: 1e-3,
                 ..batch.clone()
             }),
-            &[[6, 2, 3], [3, 1, 2]],
+            &[[6, 2, 3], [4, 1, 2]],
         ),
         // The first convolution strides; the width is that of the outputs.
         staged(
