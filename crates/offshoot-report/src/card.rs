@@ -39,7 +39,7 @@ pub fn model_card(catalog: &Catalog, child: &Child, facts: &CardFacts<'_>) -> St
     let sizes: Vec<String> = child
         .shape
         .iter()
-        .map(|(axis, size)| format!("{axis} {size}"))
+        .map(|(axis, size)| format!("{} {size}", units::axis_words(axis)))
         .collect();
     let preparation = &catalog.data.preprocessing;
     let (tag, origin) = if catalog.method == "import" {
