@@ -1,88 +1,87 @@
 #!/usr/bin/env python3
-"""Opens checkpoint folders with transformers and compares their features with offshoot's.
+"""Opens checkpoint folders with transformers or timm and compares their features with offshoot's.
 
 Arguments are exported children, run folders (some of their children are exported first: smallest, middle, largest), or any
-other folder in the layout of transformers' Dinov2Model. Checked for each, at its native size and at others: class token and
-patch tokens to a tolerance, through Dinov2Model and through AutoModel, and that the preprocessor files open and prepare an
-image as described. Exits with 1 if anything differs.
+other folder in the layout of Dinov2Model, ViTModel, SwinModel or ResNetModel of transformers, with a classifier or without, or of
+timm's resnet. Checked for each, at its native size and at others: features, patches and logits to a tolerance, through the class that
+config.json names and through AutoModel; that all tensors come in, and out again bit for bit; that the preprocessor files open and
+prepare an image as described; and that the Python of the model card makes the same features. Exits with 1 if anything differs.
 
 Before the first use: cargo build --release --workspace --examples --bins
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import sys
 import tempfile
 
 import numpy
+import timm
 import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModel, BitImageProcessor, Dinov2Model
+from transformers import AutoImageProcessor, BitImageProcessor
 
-from exported import ROOT, Difference, folders, our_features
+from exported import ROOT, folders, our_features
+from opened import Difference, compare, open_folder
 
 
 def check_features(arguments, label, folder, scratch):
-    model = Dinov2Model.from_pretrained(folder, attn_implementation=arguments.attention).eval()
-    auto = AutoModel.from_pretrained(folder, attn_implementation=arguments.attention).eval()
-    if type(auto) is not Dinov2Model:
-        raise Difference(f"AutoModel makes a {type(auto).__name__} of it")
-    config = model.config
-    patch, native = config.patch_size, config.image_size
-    near_half = max(patch, native // 2 // patch * patch)
-    sizes = arguments.px or list(dict.fromkeys([native, near_half, native + patch]))
+    opened = open_folder(folder, arguments.attention)
+    print(f"{label}: {opened.kind}, {opened.channels} channels, {opened.parameters():,} parameters, native {opened.native} px")
     generator = torch.Generator().manual_seed(0)
-    parameters = sum(weight.numel() for weight in model.parameters())
-    print(
-        f"{label}: {config.hidden_size} x {config.num_hidden_layers}, {config.num_channels} channels, "
-        f"{parameters:,} parameters, native {native} px"
-    )
-    for px in sizes:
-        if px % patch:
-            raise Difference(f"{px} px is no multiple of the patch {patch}")
-        images = torch.randn(arguments.images, config.num_channels, px, px, generator=generator)
+    for px in arguments.px or opened.sizes():
+        if px % opened.stride:
+            raise Difference(f"{px} px is no multiple of {opened.stride}")
+        # A SwinModel that has seen a map of one window never shifts that stage again, at any size: each size gets a fresh one.
+        opened = open_folder(folder, arguments.attention)
+        images = torch.randn(arguments.images, opened.channels, px, px, generator=generator)
         ours = {name: torch.from_numpy(value) for name, value in our_features(arguments, folder, images.numpy(), scratch).items()}
         with torch.inference_mode():
-            theirs = model(images)
-            through_auto = auto(images).last_hidden_state
-        expected = theirs.last_hidden_state
-        pairs = {
-            "cls": (ours["cls"], expected[:, 0]),
-            "patches": (ours["patches"], expected[:, 1:]),
-            "pooler": (ours["cls"], theirs.pooler_output),
-            "AutoModel": (through_auto, expected),
-        }
-        worst = {}
-        for name, (a, b) in pairs.items():
-            if a.shape != b.shape:
-                raise Difference(f"{px} px: {name} is {tuple(a.shape)} here and {tuple(b.shape)} in transformers")
-            worst[name] = (a - b).abs().max().item()
-        figures = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
-        print(f"  {px:4} px: {figures} (largest feature {expected.abs().max().item():.2f})")
-        # Written so that a NaN fails.
-        if not all(value <= arguments.tolerance for value in worst.values()):
-            raise Difference(f"{px} px: features differ by more than {arguments.tolerance}")
+            compare(f"  {px:4} px", opened.run(images), ours, arguments.tolerance)
+    return opened
 
 
-def check_weights(folder):
-    """What transformers saves again has the same tensors as the folder, bit for bit."""
+def check_weights(folder, opened):
+    """What the other program saves again has the same tensors as the folder, bit for bit."""
     with tempfile.TemporaryDirectory() as scratch:
-        Dinov2Model.from_pretrained(folder).save_pretrained(scratch)
+        opened.save(scratch)
         again = load_file(pathlib.Path(scratch) / "model.safetensors")
     first = load_file(folder / "model.safetensors")
-    if first.keys() != again.keys():
-        raise Difference(f"tensors that only one side has: {sorted(first.keys() ^ again.keys())[:4]}")
-    changed = [name for name in first if not torch.equal(first[name], again[name])]
+    # BatchNorm's counter plays no part in what a network computes, and is not exported.
+    only_one = {name for name in first.keys() ^ again.keys() if not name.endswith(".num_batches_tracked")} - opened.left_out
+    if only_one:
+        raise Difference(f"tensors that only one side has: {sorted(only_one)[:4]}")
+    changed = [name for name in first.keys() & again.keys() if not torch.equal(first[name], again[name])]
     if changed:
-        raise Difference(f"tensors that changed on the way through transformers: {changed[:4]}")
-    print(f"  {len(first)} tensors survive load and save bit for bit")
+        raise Difference(f"tensors that changed on the way through {opened.kind}: {changed[:4]}")
+    but = f" but {', '.join(opened.left_out)}" if opened.left_out else ""
+    print(f"  {len(first)} tensors survive load and save bit for bit{but}")
 
 
-def check_preprocessor(folder):
-    """The preprocessor opens, and does what its numbers say."""
+def check_card(arguments, folder, scratch):
+    """The lines of Python in the model card, run as they stand, give our features of a picture."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return
+    code = card.read_text().split("```python\n")[1].split("```")[0]
+    channels = len(json.loads((folder / "preprocessor_config.json").read_text())["image_mean"])
+    pixels = numpy.random.default_rng(1).integers(0, 256, (90, 120, 3) if channels == 3 else (90, 120), dtype=numpy.uint8)
+    known = {"image": Image.fromarray(pixels)}
+    with contextlib.chdir(folder.parent), torch.inference_mode():
+        exec(code, known)
+    ours = our_features(arguments, folder, known["pixel_values"].numpy(), scratch)
+    for name, key in (("features", "cls"), ("logits", "logits")):
+        if (name == "features" or key in ours) and not numpy.abs(known[name].numpy() - ours[key]).max() <= arguments.tolerance:
+            raise Difference(f"the card's lines make other {name}")
+    print("  the card's lines of Python make the same features")
+
+
+def check_preprocessor(folder, opened):
+    """The preprocessor opens, and does what its numbers say; so does timm's, where timm opens the model."""
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         print("  no preprocessor_config.json")
@@ -104,13 +103,20 @@ def check_preprocessor(folder):
     by_hand = by_hand.reshape(crop["height"], crop["width"], channels) / 255
     by_hand = ((by_hand - numpy.array(said["image_mean"])) / numpy.array(said["image_std"])).transpose(2, 0, 1)
     figures = []
-    for name, chosen in (("BitImageProcessor", processor), ("AutoImageProcessor", automatic)):
-        prepared = chosen(image, return_tensors="pt")["pixel_values"][0].numpy()
+    programs = {
+        f"{type(chosen).__name__} by {name}": lambda chosen=chosen: chosen(image, return_tensors="pt")["pixel_values"][0].numpy()
+        for name, chosen in (("its name", processor), ("AutoImageProcessor", automatic))
+    }
+    if opened.kind.startswith("timm"):
+        transform = timm.data.create_transform(**timm.data.resolve_model_data_config(opened.model))
+        programs["timm's transform"] = lambda: transform(image).numpy()
+    for name, program in programs.items():
+        prepared = program()
         if prepared.shape != by_hand.shape:
             raise Difference(f"{name} makes {prepared.shape} where {by_hand.shape} is described")
         # In steps of the original 8 bits: resamplers round differently by one.
         steps = numpy.abs(prepared - by_hand).max() * 255 * max(said["image_std"])
-        figures.append(f"{type(chosen).__name__} {steps:.1f}")
+        figures.append(f"{name} {steps:.1f}")
         if not steps < 2.5:
             raise Difference(f"{name} is off by {steps:.1f} of 255")
     print(f"  preprocessor, largest difference in steps of 1/255: {', '.join(figures)}")
@@ -128,16 +134,17 @@ def main():
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    print(f"transformers {transformers.__version__}, torch {torch.__version__}")
+    print(f"transformers {transformers.__version__}, timm {timm.__version__}, torch {torch.__version__}")
     try:
         with tempfile.TemporaryDirectory() as scratch:
             scratch = pathlib.Path(scratch)
             for label, folder in folders(arguments, scratch):
                 if not (folder / "config.json").is_file():
                     raise Difference(f"{folder}: neither a run (catalog.json) nor a checkpoint folder (config.json)")
-                check_features(arguments, label, folder, scratch)
-                check_weights(folder)
-                check_preprocessor(folder)
+                opened = check_features(arguments, label, folder, scratch)
+                check_weights(folder, opened)
+                check_preprocessor(folder, opened)
+                check_card(arguments, folder, scratch)
     except Difference as difference:
         sys.exit(f"error: {difference}")
     print("all equal within tolerance")

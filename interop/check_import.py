@@ -11,7 +11,6 @@ Before the first use: cargo build --release --workspace --examples --bins
 
 import argparse
 import pathlib
-import subprocess
 import sys
 import tempfile
 
@@ -19,99 +18,30 @@ import timm
 import torch
 import transformers
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-class Difference(Exception):
-    """Something is not what it should be."""
+from exported import ROOT, our_features
+from opened import Difference, by_timm_name, compare, open_folder
 
 
 def ours(arguments, model, name, images):
     """What the program under test computes."""
     with tempfile.TemporaryDirectory() as scratch:
-        scratch = pathlib.Path(scratch)
-        save_file({"images": images.contiguous()}, scratch / "images.safetensors")
-        command = [arguments.bin / "examples" / "features", model, scratch / "images.safetensors", scratch / "out.safetensors"]
-        command += [name] if name else []
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-        if done.returncode != 0:
-            raise Difference(f"features failed:\n{done.stderr.strip()}")
-        return load_file(scratch / "out.safetensors")
+        found = our_features(arguments, model, images.contiguous().numpy(), pathlib.Path(scratch), name)
+        return {key: torch.from_numpy(value) for key, value in found.items()}
 
 
-def from_transformers(folder):
-    """Native size, channels, and a function from images to features, patches and logits."""
-    config = AutoConfig.from_pretrained(folder)
-    classifies = any(name.endswith("ForImageClassification") for name in config.architectures or [])
-    made = AutoModelForImageClassification if classifies else AutoModel
-    model = made.from_pretrained(folder).eval()
-    backbone = getattr(model, model.base_model_prefix, model) if classifies else model
-
-    def run(images):
-        x = backbone(images).last_hidden_state
-        if x.ndim == 4:
-            found = {"cls": x.mean((2, 3))}
-        elif config.model_type == "swin":
-            found = {"cls": x.mean(1)}
-        else:
-            found = {"cls": x[:, 0], "patches": x[:, 1:]}
-        if classifies:
-            found["logits"] = model(images).logits
-        return found
-
-    return getattr(config, "image_size", 224), config.num_channels, run
-
-
-def from_timm(name, file):
-    weights = load_file(file)
-    head = next((weights[key] for key in ("head.weight", "head.fc.weight", "fc.weight") if key in weights), None)
-    args = {"num_classes": 0 if head is None else head.shape[0]}
-    model = timm.create_model(name, **args)
-    model.load_state_dict(weights)
-    model.eval()
-    size = model.default_cfg["input_size"]
-
-    def run(images):
-        x = model.forward_features(images)
-        if x.ndim == 3:
-            found = {"cls": x[:, 0], "patches": x[:, 1:]}
-        else:
-            found = {"cls": x.mean((2, 3)) if name.startswith(("resnet", "wide_resnet")) else x.mean((1, 2))}
-        if head is not None:
-            found["logits"] = model(images)
-        return found
-
-    return size[1], size[0], run
-
-
-def check_noise(arguments, label, path, name, native, channels, run):
+def check_noise(arguments, label, path, name, opened):
     generator = torch.Generator().manual_seed(0)
     # A model of timm's runs at its own size only.
-    sizes = [native] if name else list(dict.fromkeys([native, 224]))
+    sizes = [opened.native] if name else list(dict.fromkeys([opened.native, 224]))
     for px in sizes:
-        images = torch.randn(arguments.images, channels, px, px, generator=generator)
+        images = torch.randn(arguments.images, opened.channels, px, px, generator=generator)
         with torch.inference_mode():
-            theirs = run(images)
-        found = ours(arguments, path, name, images)
-        if ("logits" in theirs) != ("logits" in found):
-            raise Difference(f"{label}: only one side has logits")
-        worst = {}
-        for key, expected in theirs.items():
-            if expected.shape != found[key].shape:
-                raise Difference(f"{label}: {key} is {tuple(found[key].shape)} here, {tuple(expected.shape)} there")
-            worst[key] = (found[key] - expected).abs().max().item()
-        largest = max(expected.abs().max().item() for expected in theirs.values())
-        figures = ", ".join(f"{key} {value:.1e}" for key, value in worst.items())
-        print(f"{label}: {px} px: {figures} (largest value {largest:.2f})", flush=True)
-        # Written so that a NaN fails.
-        if not all(value <= arguments.tolerance for value in worst.values()):
-            raise Difference(f"{label}: differs by more than {arguments.tolerance}")
+            compare(f"{label}: {px} px", opened.run(images), ours(arguments, path, name, images), arguments.tolerance)
 
 
-def check_photographs(arguments, label, path, run):
+def check_photographs(arguments, label, path, opened):
     config = AutoConfig.from_pretrained(path)
     processor = AutoImageProcessor.from_pretrained(path)
     for photograph in arguments.photographs:
@@ -121,7 +51,7 @@ def check_photographs(arguments, label, path, run):
         top, left = (pixels.shape[2] - side) // 2, (pixels.shape[3] - side) // 2
         pixels = pixels[:, :, top : top + side, left : left + side]
         with torch.inference_mode():
-            theirs = run(pixels)["logits"][0]
+            theirs = opened.run(pixels)["logits"][0]
         found = ours(arguments, path, None, pixels)["logits"][0]
         first = theirs.topk(5).indices.tolist()
         names = ", ".join(config.id2label[index] for index in first)
@@ -145,10 +75,10 @@ def main():
         for model in arguments.model:
             name, _, file = model.rpartition("=")
             path = pathlib.Path(file)
-            native, channels, run = from_timm(name, path) if name else from_transformers(path)
-            check_noise(arguments, name or path.name, path, name or None, native, channels, run)
-            if not name and arguments.photographs and "logits" in run(torch.zeros(1, channels, native, native)):
-                check_photographs(arguments, path.name, path, run)
+            opened = by_timm_name(name, path) if name else open_folder(path)
+            check_noise(arguments, name or path.name, path, name or None, opened)
+            if not name and arguments.photographs and opened.kind.endswith("ForImageClassification"):
+                check_photographs(arguments, path.name, path, opened)
     except Difference as difference:
         sys.exit(f"error: {difference}")
     print("all equal within tolerance")

@@ -19,7 +19,8 @@ import numpy
 import onnx
 import onnxruntime
 
-from exported import ROOT, Difference, export, family_members, our_features, run
+from exported import ROOT, export, family_members, our_features, run
+from opened import Difference
 
 BATCHES = (1, 5)
 
@@ -88,7 +89,9 @@ def check_child(arguments, run_folder, child, scratch):
         names = [output.name for output in session.get_outputs()]
         theirs = dict(zip(names, session.run(names, {"pixel_values": images})))
         worst = {}
-        for name in ("cls", "patches"):
+        if ours.keys() != theirs.keys():
+            raise Difference(f"{list(ours)} here and {list(theirs)} in onnxruntime")
+        for name in ours:
             if ours[name].shape != theirs[name].shape:
                 raise Difference(f"{name} is {ours[name].shape} here and {theirs[name].shape} in onnxruntime")
             worst[f"onnxruntime {name}"] = numpy.abs(ours[name] - theirs[name]).max()

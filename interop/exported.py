@@ -6,11 +6,9 @@ import subprocess
 
 from safetensors.numpy import load_file, save_file
 
+from opened import Difference
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-class Difference(Exception):
-    """Something is not what it should be."""
 
 
 def run(*command):
@@ -38,16 +36,16 @@ def folders(arguments, scratch):
     for number, path in enumerate(arguments.path):
         if (path / "catalog.json").is_file():
             for child in family_members(path, arguments.child):
-                target = scratch / f"{number}-{child}"
+                target = scratch / str(number) / child
                 export(arguments, path, child, target)
                 yield f"{path} {child}", target
         else:
             yield str(path), path
 
 
-def our_features(arguments, folder, images, scratch):
-    """Class and patch tokens by the program under test, as arrays."""
+def our_features(arguments, folder, images, scratch, name=None):
+    """cls, patches, and logits of a classifier, by the program under test, as arrays; `name` is timm's for a file of timm."""
     save_file({"images": images}, scratch / "images.safetensors")
     output = scratch / "features.safetensors"
-    run(arguments.bin / "examples" / "features", folder, scratch / "images.safetensors", output)
+    run(arguments.bin / "examples" / "features", folder, scratch / "images.safetensors", output, *([name] if name else []))
     return load_file(output)

@@ -7,28 +7,39 @@ use offshoot_family::{Catalog, Child};
 
 use crate::units;
 
+/// What a card says of the network that lies beside it. The report knows no architecture: whoever makes a card says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CardFacts<'a> {
+    /// What the model is for, as model hubs name it: `image-feature-extraction`.
+    pub task: &'a str,
+    /// What the features `cls` and `patches` are, in words.
+    pub features: &'a str,
+    /// What opens the folder.
+    pub opened_by: OpenedBy<'a>,
+}
+
 /// What opens the folder that a card lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CardFor<'a> {
-    /// A Python library.
+pub enum OpenedBy<'a> {
+    /// A Python library that reads weights and configuration.
     Library {
-        /// Its name.
+        /// Its name, as model hubs have it: `transformers`.
         name: &'a str,
-        /// Python that opens a folder `FOLDER` and takes features of `pixel_values`.
-        usage: &'a str,
+        /// Lines of Python that make `features` of `image`.
+        python: &'a str,
     },
     /// Any ONNX runtime.
     Onnx,
 }
 
 /// The card of `child`. Every number in it is a number of the catalog.
-pub fn model_card(catalog: &Catalog, child: &Child, opened_by: CardFor<'_>) -> String {
+pub fn model_card(catalog: &Catalog, child: &Child, facts: &CardFacts<'_>) -> String {
     let mut card = String::new();
     let name = child.name.as_ref().map_or(String::new(), |name| format!(" ({name})"));
     let sizes: Vec<String> = child
         .shape
         .iter()
-        .map(|(axis, size)| format!("{axis} {size}"))
+        .map(|(axis, size)| format!("{} {size}", units::axis_words(axis)))
         .collect();
     let preparation = &catalog.data.preprocessing;
     let (tag, origin) = if catalog.method == "import" {
@@ -49,22 +60,23 @@ pub fn model_card(catalog: &Catalog, child: &Child, opened_by: CardFor<'_>) -> S
     // Writing to a string cannot fail.
     let _ = write!(
         card,
-        "---\nlibrary_name: {library}\npipeline_tag: image-feature-extraction\ntags:\n- offshoot\n- {method}\n{tag}---\n\n\
+        "---\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n- offshoot\n- {method}\n{tag}---\n\n\
          # {id}{name}\n\n{origin}\n\n\
          | | |\n|---|---|\n| parameters | {parameters} |\n| multiply-adds of one image | {macs} |\n| weights | {weights} |\n\
          | input | {channels} x {crop} x {crop}, shorter side resized to {resize} |\n\n",
+        task = facts.task,
         method = catalog.method,
         id = child.id,
         parameters = units::grouped(child.parameters),
         macs = units::grouped(child.macs),
-        library = match opened_by {
-            CardFor::Library { name, .. } => name,
-            CardFor::Onnx => "onnx",
+        library = match facts.opened_by {
+            OpenedBy::Library { name, .. } => name,
+            OpenedBy::Onnx => "onnx",
         },
-        // The catalog knows the size of the weights of a folder.
-        weights = match opened_by {
-            CardFor::Library { .. } => format!("{} bytes, fp32", units::grouped(child.bytes)),
-            CardFor::Onnx => "fp32".to_owned(),
+        // The catalog knows the size of a folder's `model.safetensors`.
+        weights = match facts.opened_by {
+            OpenedBy::Library { .. } => format!("{} bytes, fp32", units::grouped(child.bytes)),
+            OpenedBy::Onnx => "fp32".to_owned(),
         },
         channels = preparation.channels,
         crop = preparation.crop,
@@ -89,9 +101,9 @@ pub fn model_card(catalog: &Catalog, child: &Child, opened_by: CardFor<'_>) -> S
         card,
         "\n## Use\n\n{usage}\n## Made by\n\noffshoot {version}, method {method}, seed {seed}; \
          data fingerprint `{data}`; parent `{parent}`.\n",
-        usage = match opened_by {
-            CardFor::Library { usage, .. } => format!("```python\n{}```\n", usage.replace("FOLDER", &child.id)),
-            CardFor::Onnx => onnx_usage(preparation),
+        usage = match facts.opened_by {
+            OpenedBy::Library { python, .. } => library_usage(python, facts.features),
+            OpenedBy::Onnx => onnx_usage(preparation, facts.features),
         },
         version = catalog.version,
         method = catalog.method,
@@ -102,15 +114,19 @@ pub fn model_card(catalog: &Catalog, child: &Child, opened_by: CardFor<'_>) -> S
     card
 }
 
+/// How to run the model on an `image` of PIL's.
+fn library_usage(python: &str, features: &str) -> String {
+    format!("```python\n{python}```\n\n`features` is `cls`, of which the scores are. {features}.\n")
+}
+
 /// How to run the model, and what its input is made of: no processor comes with a runtime.
-fn onnx_usage(preparation: &Preprocessing) -> String {
+fn onnx_usage(preparation: &Preprocessing, features: &str) -> String {
     format!(
         "```python\nimport onnxruntime\n\nsession = onnxruntime.InferenceSession(\"model.onnx\")\n\
          cls, patches = session.run([\"cls\", \"patches\"], {{\"pixel_values\": pixel_values}})\n```\n\n\
          `pixel_values` is `[batch, {channels}, {crop}, {crop}]` in fp32, for any batch: {colour} image, its shorter side resized to \
          {resize} (bicubic), the centre {crop} x {crop} of it, each value divided by 255, then less the mean {mean:?} and divided by \
-         the deviation {std:?}. `cls` is one vector an image, `patches` one a patch, row by row. The same numbers are in the \
-         model's metadata and in `preprocessor_config.json`.\n",
+         the deviation {std:?}. The same numbers are in the model's metadata and in `preprocessor_config.json`. {features}.\n",
         channels = preparation.channels,
         crop = preparation.crop,
         colour = if preparation.channels == 3 { "an RGB" } else { "a grey" },

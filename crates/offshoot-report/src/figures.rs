@@ -8,7 +8,7 @@ use crate::heat::{Cell, Heat, legend};
 use crate::provenance::Source;
 use crate::scatter::{Dot, Scatter};
 use crate::score::{Cost, Score, finite_latency};
-use crate::units::{Unit, counted, grouped};
+use crate::units::{Unit, axis_words, counted, grouped};
 
 /// Most tables of a heat map, one per size of the third axis.
 const MOST_FACETS: usize = 12;
@@ -247,7 +247,7 @@ impl Family<'_> {
             class: format!("q{}", Self::dot_shade(i, n)),
             name: axis.sizes[i].to_string(),
         });
-        (swatches.collect(), axis.name.clone())
+        (swatches.collect(), axis_words(&axis.name))
     }
 
     fn dot(&self, index: usize, cost: Cost) -> Option<Dot> {
@@ -347,11 +347,11 @@ impl Family<'_> {
     /// Score over the family's axes: a heat map of two, one per size of a third, a curve along one.
     pub(crate) fn map(&self) -> (String, Figure) {
         let varying: Vec<&Axis> = self.axes.iter().filter(|axis| axis.sizes.len() > 1).collect();
-        let names: Vec<&str> = varying.iter().map(|axis| axis.name.as_str()).collect();
+        let names: Vec<String> = varying.iter().map(|axis| axis_words(&axis.name)).collect();
         let over = match names.as_slice() {
             [] => "shape".into(),
             [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
-            [only, ..] => (*only).to_owned(),
+            [only, ..] => only.clone(),
         };
         let title = format!("{} over {over}", capitalised(&self.score.name));
         let absent = |absent: &str| {
@@ -397,14 +397,14 @@ impl Family<'_> {
                 })
             })
             .collect();
-        let title = format!("{} over {}", capitalised(&self.score.name), axis.name);
+        let title = format!("{} over {}", capitalised(&self.score.name), axis_words(&axis.name));
         let description = format!("{title} of {}.", counted(dots.len(), "child", "children"));
         let y = self.score.axis_label();
         let chart = Scatter {
             id: "along",
             title: &title,
             description: &description,
-            x: (Unit::Count, &axis.name),
+            x: (Unit::Count, &axis_words(&axis.name)),
             y: (self.score.unit, &y),
             dots: &dots,
             front: &[],
@@ -448,14 +448,14 @@ impl Family<'_> {
                 })
             };
             let of = match (apart, size) {
-                (Some(axis), Some(size)) => format!(", {} {size}", axis.name),
+                (Some(axis), Some(size)) => format!(", {} {size}", axis_words(&axis.name)),
                 _ => String::new(),
             };
             let title = format!(
                 "{} over {} and {}{of}",
                 capitalised(&self.score.name),
-                first.name,
-                second.name
+                axis_words(&first.name),
+                axis_words(&second.name)
             );
             let heat = Heat {
                 id: format!("map-{facet}"),
@@ -469,7 +469,7 @@ impl Family<'_> {
                 unit: self.score.unit,
             };
             let heading = match (apart, size) {
-                (Some(axis), Some(size)) => format!("{} {size}", axis.name),
+                (Some(axis), Some(size)) => format!("{} {size}", axis_words(&axis.name)),
                 _ => String::new(),
             };
             for (charts, class, width) in [

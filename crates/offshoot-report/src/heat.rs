@@ -3,7 +3,7 @@
 use offshoot_family::Axis;
 
 use crate::chart::{Anchor, SHADES, Svg, shade};
-use crate::units::Unit;
+use crate::units::{Unit, axis_words};
 
 /// What one cell shows.
 #[derive(Clone, Debug)]
@@ -62,7 +62,12 @@ impl Heat<'_> {
         let size = (width, bottom + 40.0);
         let id = format!("{}-{class}", self.id);
         let mut svg = Svg::new(&id, class, size, &self.title, &self.description);
-        svg.text("name", (0.0, 12.0), Anchor::Start, &format!("{} ↑", down.name));
+        svg.text(
+            "name",
+            (0.0, 12.0),
+            Anchor::Start,
+            &format!("{} ↑", axis_words(&down.name)),
+        );
         let (font, decimals) = self.fit(cell_width);
         let mut outlined = Vec::new();
         for (r, &row_size) in down.sizes.iter().rev().enumerate() {
@@ -122,7 +127,12 @@ impl Heat<'_> {
         } else {
             (right, Anchor::End)
         };
-        svg.text("name", (at, bottom + 33.0), anchor, &format!("{} →", across.name));
+        svg.text(
+            "name",
+            (at, bottom + 33.0),
+            anchor,
+            &format!("{} →", axis_words(&across.name)),
+        );
         svg.finish()
     }
 

@@ -36,7 +36,7 @@ mod score;
 mod table;
 mod units;
 
-pub use card::{CardFor, model_card};
+pub use card::{CardFacts, OpenedBy, model_card};
 use offshoot_family::Catalog;
 use serde_json::{Map, Value};
 

@@ -167,6 +167,14 @@ pub(crate) fn metric_name(metric: &str) -> String {
     }
 }
 
+/// The name of an axis of a space for readers: `depth3` is the depth of a network's third stage.
+pub(crate) fn axis_words(name: &str) -> String {
+    match name.strip_prefix("depth").map(str::parse::<usize>) {
+        Some(Ok(stage)) => format!("stage {stage} depth"),
+        _ => name.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 mod synthetic;
 
 use offshoot_family::{Catalog, Shape, Split};
-use offshoot_report::{RunFacts, render};
+use offshoot_report::{CardFacts, OpenedBy, RunFacts, model_card, render};
 use synthetic::{child, empty, facts, latency, line_family, resnet_family, score, space, vit_family};
 
 fn page(catalog: &Catalog, run: &RunFacts) -> String {
@@ -307,4 +307,40 @@ fn long_runs_stay_small() {
     run.metrics = synthetic::metrics(200_000, 1);
     let page = page(&line_family(3), &run);
     assert!(page.len() < 400_000, "{}", page.len());
+}
+
+#[test]
+fn a_card_says_what_opens_its_folder_and_what_the_features_are() {
+    let mut catalog = empty(Some(space(&[("width", vec![32]), ("depth3", vec![2])])));
+    catalog.children = catalog
+        .space
+        .iter()
+        .flat_map(|s| s.iter())
+        .map(|s| child(s, 5, 6))
+        .collect();
+    let python = "import timm\n\nfeatures = timm.create_model(\"local-dir:32x2\")(image)\n";
+    let card = |opened_by| {
+        let facts = CardFacts {
+            task: "image-classification",
+            features: "`cls` is the mean over the last map",
+            opened_by,
+        };
+        model_card(&catalog, &catalog.children[0], &facts)
+    };
+    let folder = card(OpenedBy::Library { name: "timm", python });
+    for part in [
+        "library_name: timm\n",
+        "pipeline_tag: image-classification\n",
+        "width 32 and stage 3 depth 2",
+        &format!("```python\n{python}```"),
+        "`cls` is the mean over the last map.",
+    ] {
+        assert!(folder.contains(part), "{part} is not in\n{folder}");
+    }
+    let onnx = card(OpenedBy::Onnx);
+    assert!(
+        onnx.contains("library_name: onnx\n") && onnx.contains("`cls` is the mean over the last map."),
+        "{onnx}"
+    );
+    assert!(!onnx.contains("timm"), "{onnx}");
 }

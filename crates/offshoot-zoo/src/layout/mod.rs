@@ -4,11 +4,13 @@ mod config;
 mod dialect;
 mod resnet;
 mod swin;
+mod usage;
 mod vit;
 
 pub use dialect::{Constant, Dialect, Ignored};
 pub(crate) use resnet::{resnet_layout, timm_architecture as timm_resnet};
 pub(crate) use swin::swin_layout;
+pub use usage::Usage;
 pub(crate) use vit::vit_layout;
 
 use offshoot_family::Architecture;
@@ -41,10 +43,8 @@ pub struct Layout {
     pub config: Value,
     /// What opens the folder: a class of transformers, or timm's network.
     pub class: &'static str,
-    /// The Python library that it belongs to.
-    pub library: &'static str,
-    /// Python that opens a folder `FOLDER` and takes the class features of `pixel_values`.
-    pub usage: String,
+    /// How the folder is used.
+    pub usage: Usage,
 }
 
 impl Layout {
@@ -116,14 +116,6 @@ fn unsupported(kind: &str) -> Option<&'static str> {
         "convnext" | "convnextv2" | "regnet" | "bit" => "another convolutional network than `ResNetModel`",
         _ => return None,
     })
-}
-
-/// Python that opens a folder by transformers and takes `features` of what the model says.
-fn by_transformers(features: &str) -> String {
-    format!(
-        "from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained(\"FOLDER\")\n\
-         features = model(pixel_values).{features}\n"
-    )
 }
 
 /// Classes of the classifier that a `config.json` announces; 0 where its class has none.

@@ -4,7 +4,8 @@ use offshoot_family::{ResNet, ResNetNorm, StrideOn};
 use serde_json::{Value, json};
 
 use super::config::Config;
-use super::{Layout, LayoutTensor, by_transformers, classes, label};
+use super::usage::{OF_A_MAP, Usage};
+use super::{Layout, LayoutTensor, classes, label};
 
 /// Epsilon of every norm of timm and transformers unless they are told otherwise.
 const EPS: f64 = 1e-5;
@@ -24,15 +25,13 @@ pub(crate) fn resnet_layout(net: &ResNet) -> Layout {
             tensors,
             config: timm_config(net),
             class: "ResNet",
-            library: "timm",
-            usage: by_timm(net),
+            usage: Usage::timm(net.classes, unusual_norm(net).as_deref()),
         },
         StrideOn::First => Layout {
             tensors,
             config: transformers_config(net),
             class: class(net),
-            library: "transformers",
-            usage: by_transformers("pooler_output.flatten(1)"),
+            usage: Usage::transformers(net.classes, OF_A_MAP, ".mean((2, 3))"),
         },
     }
 }
@@ -170,32 +169,19 @@ impl Tensors {
     }
 }
 
-/// Python that opens a folder by timm. A norm of other numbers than timm's own cannot be told by a folder.
-fn by_timm(net: &ResNet) -> String {
-    let (imports, norm) = match net.norm {
-        _ if usual_norm(net) => ("import timm", String::new()),
-        ResNetNorm::Group => {
-            let numbers = format!("num_groups={}, eps={}", net.groups, net.norm_eps);
-            let norm = format!(", norm_layer=functools.partial(timm.layers.GroupNorm, {numbers})");
-            ("import functools\n\nimport timm", norm)
-        }
-        ResNetNorm::Batch => {
-            let norm = format!(
-                ", norm_layer=functools.partial(torch.nn.BatchNorm2d, eps={})",
-                net.norm_eps
-            );
-            ("import functools\n\nimport timm\nimport torch", norm)
-        }
-    };
-    format!(
-        "{imports}\n\nmodel = timm.create_model(\"local-dir:FOLDER\", pretrained=True{norm}).eval()\n\
-         features = model.forward_head(model.forward_features(pixel_values), pre_logits=True)\n"
-    )
-}
-
 /// Whether timm's own norm has the network's numbers.
 fn usual_norm(net: &ResNet) -> bool {
     net.norm_eps == EPS && (net.norm == ResNetNorm::Batch || net.groups == GROUPS)
+}
+
+/// The norm in Python, with its numbers, where they are not timm's own: a folder cannot tell timm.
+fn unusual_norm(net: &ResNet) -> Option<String> {
+    let (groups, eps) = (net.groups, net.norm_eps);
+    let call = match net.norm {
+        ResNetNorm::Group => format!("timm.layers.GroupNorm, num_groups={groups}, eps={eps:?}"),
+        ResNetNorm::Batch => format!("torch.nn.BatchNorm2d, eps={eps:?}"),
+    };
+    (!usual_norm(net)).then_some(call)
 }
 
 fn timm_config(net: &ResNet) -> Value {

@@ -4,7 +4,8 @@ use offshoot_family::Swin;
 use serde_json::{Value, json};
 
 use super::config::Config;
-use super::{Layout, LayoutTensor, by_transformers, classes};
+use super::usage::{OF_A_MAP, Usage};
+use super::{Layout, LayoutTensor, classes};
 
 /// The layout of transformers' `SwinModel`.
 pub(crate) fn swin_layout(swin: &Swin) -> Layout {
@@ -75,8 +76,7 @@ pub(crate) fn swin_layout(swin: &Swin) -> Layout {
         tensors,
         config: config(swin),
         class: class(swin),
-        library: "transformers",
-        usage: by_transformers("pooler_output"),
+        usage: Usage::transformers(swin.classes, OF_A_MAP, ".mean(1)"),
     }
 }
 

@@ -4,7 +4,8 @@ use offshoot_family::Vit;
 use serde_json::{Value, json};
 
 use super::config::Config;
-use super::{Layout, LayoutTensor, by_transformers, classes, classifier, label};
+use super::usage::{OF_TOKENS, Usage};
+use super::{Layout, LayoutTensor, classes, classifier, label};
 
 /// The layout of transformers' `Dinov2Model`; without LayerScale, of `ViTModel`, or of `ViTForImageClassification` with a
 /// classifier.
@@ -40,8 +41,7 @@ pub(crate) fn vit_layout(vit: &Vit) -> Layout {
         tensors,
         config: if scaled { vit_config(vit) } else { plain_config(vit) },
         class: class(vit),
-        library: "transformers",
-        usage: by_transformers("last_hidden_state[:, 0]"),
+        usage: Usage::transformers(vit.classes, OF_TOKENS, "[:, 0]"),
     }
 }
 

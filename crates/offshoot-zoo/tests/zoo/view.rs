@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use offshoot_family::{Architecture, Operator, ResNet, ResNetNorm, View, Vit};
+use offshoot_family::{Architecture, Operator, ResNet, ResNetNorm, Swin, View, Vit};
 use offshoot_zoo::layout::LayoutTensor;
 use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
 use offshoot_zoo::resnet::ResNetNetwork;
@@ -57,6 +57,34 @@ fn residual_networks() -> impl Strategy<Value = ResNet> {
             ..small_resnet()
         },
     )
+}
+
+/// Swin transformers of odd sizes: 1 to 3 heads of 1 to 3 channels, 2 to 4 stages of 1 to 3 blocks, windows of 1 to 3.
+fn swin_networks() -> impl Strategy<Value = Swin> {
+    let heads = (1..=3usize, 1..=3usize);
+    (heads, vec(1..=3usize, 2..=4), 1..=3usize, 1..=3usize, 0..=2usize).prop_map(
+        |((head_dim, heads), depths, window, mlp_ratio, classes)| Swin {
+            width: head_dim * heads,
+            head_dim,
+            window,
+            mlp_ratio,
+            patch: 2,
+            image: (2 << (depths.len() - 1)) * 3,
+            depths,
+            channels: 3,
+            norm_eps: 1e-5,
+            classes,
+        },
+    )
+}
+
+/// Networks of odd sizes of every architecture.
+fn any_network() -> impl Strategy<Value = Architecture> {
+    prop_oneof![
+        networks().prop_map(Architecture::Vit),
+        residual_networks().prop_map(Architecture::ResNet),
+        swin_networks().prop_map(Architecture::Swin),
+    ]
 }
 
 /// The child's tensors by index arithmetic: the first channels between the convolutions of a block, and evenly spaced blocks.
@@ -317,10 +345,7 @@ proptest! {
     }
 
     #[test]
-    fn the_full_view_is_the_parent_bit_for_bit(
-        architecture in prop_oneof![networks().prop_map(Architecture::Vit), residual_networks().prop_map(Architecture::ResNet)],
-        seed in any::<u64>(),
-    ) {
+    fn the_full_view_is_the_parent_bit_for_bit(architecture in any_network(), seed in any::<u64>()) {
         let network = open(&architecture).unwrap();
         let specs = network.specs();
         let mut weights = lively(&specs, seed);

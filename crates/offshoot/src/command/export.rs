@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use offshoot_data::Prepared;
 use offshoot_family::files::write_atomic;
-use offshoot_family::{Catalog, Child, Split};
-use offshoot_report::CardFor;
+use offshoot_family::{Catalog, Child, Split, View};
+use offshoot_report::{CardFacts, OpenedBy};
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
 use offshoot_zoo::{Checkpoint, CheckpointError, Network, Weights, checkpoint, onnx};
@@ -53,18 +53,10 @@ pub fn run(args: &Export) -> Result<(), Failure> {
         let folder = target(child);
         let view = images::view(&args.run, &catalog, child)?;
         let preprocessing = &catalog.data.preprocessing;
+        write_card(&folder, &catalog, child, &view, args.format)?;
         match args.format {
-            Format::Hf => {
-                let layout = offshoot_zoo::open(&view.child).map_err(CheckpointError::from)?.layout();
-                let opened_by = CardFor::Library {
-                    name: layout.library,
-                    usage: &layout.usage,
-                };
-                write_card(&folder, &catalog, child, opened_by)?;
-                parent.export_child(&view, preprocessing, &folder)?;
-            }
+            Format::Hf => parent.export_child(&view, preprocessing, &folder)?,
             Format::Onnx => {
-                write_card(&folder, &catalog, child, CardFor::Onnx)?;
                 let about = onnx::About {
                     id: &child.id,
                     parent: &catalog.parent.hash,
@@ -161,8 +153,24 @@ fn size(path: &Path) -> anyhow::Result<u64> {
     Ok(found.len())
 }
 
-fn write_card(folder: &Path, catalog: &Catalog, child: &Child, opened_by: CardFor<'_>) -> Result<(), Failure> {
-    let card = offshoot_report::model_card(catalog, child, opened_by);
+fn write_card(folder: &Path, catalog: &Catalog, child: &Child, view: &View, format: Format) -> Result<(), Failure> {
+    let usage = offshoot_zoo::open(&view.child)
+        .map_err(CheckpointError::from)?
+        .layout()
+        .usage;
+    let python = usage.python(&child.id);
+    let facts = CardFacts {
+        task: usage.task,
+        features: usage.features,
+        opened_by: match format {
+            Format::Hf => OpenedBy::Library {
+                name: usage.library,
+                python: &python,
+            },
+            Format::Onnx => OpenedBy::Onnx,
+        },
+    };
+    let card = offshoot_report::model_card(catalog, child, &facts);
     let path = folder.join("README.md");
     write_atomic(&path, |w: &mut dyn Write| w.write_all(card.as_bytes()))
         .with_context(|| path.display().to_string())?;

@@ -115,7 +115,7 @@ fn operator(node: &Node, inputs: &[&Tensor]) -> Vec<Tensor> {
     let allowed: &[&str] = match &node.op[..] {
         "Gemm" => &["transB"],
         "LayerNormalization" => &["axis", "epsilon"],
-        "InstanceNormalization" => &["epsilon"],
+        "InstanceNormalization" | "BatchNormalization" => &["epsilon"],
         "Softmax" | "Concat" | "Gather" => &["axis"],
         "Split" => &["axis", "num_outputs"],
         "Transpose" => &["perm"],
@@ -164,6 +164,11 @@ fn operator(node: &Node, inputs: &[&Tensor]) -> Vec<Tensor> {
             let values = values.map(|(v, c)| v * gamma.at(&[c]) + beta.at(&[c])).collect();
             Tensor::new(x.shape.clone(), values)
         }
+        ("BatchNormalization", [gamma, beta, mean, variance]) => Tensor::fill(x.shape.clone(), |at| {
+            let c = &at[1..2];
+            let scale = gamma.at(c) / (variance.at(c) + number(node, "epsilon")).sqrt();
+            (x.at(at) - mean.at(c)) * scale + beta.at(c)
+        }),
         ("Gemm", [w, rest @ ..]) => {
             assert_eq!((number(node, "transB"), x.shape.len(), w.shape.len()), (1.0, 2, 2));
             assert_eq!(x.shape[1], w.shape[1]);

@@ -6,17 +6,17 @@ mod file;
 
 use std::path::Path;
 
-use offshoot_family::Vit;
+use offshoot_family::{Architecture, ResNet, ResNetNorm, Shape, StrideOn, Swin, Vit};
 use offshoot_zoo::checkpoint::{self, Checkpoint, CheckpointError};
 use offshoot_zoo::materialize::materialize;
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::onnx::{self, About, OnnxError};
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
 use offshoot_zoo::vit::VitNetwork;
-use offshoot_zoo::{Network, Weights};
+use offshoot_zoo::{Network, Weights, open};
 
 use self::file::{Model, Side};
-use crate::{bits, lively, numbers, preprocessing, shape, small};
+use crate::{bits, lively, numbers, preprocessing, shape, small, small_resnet};
 
 /// A parent on disk.
 fn parent(folder: &Path, network: &dyn Network, weights: &Weights) -> Checkpoint {
@@ -39,11 +39,14 @@ fn difference(model: &Model, network: &dyn Network, weights: &Weights) -> (f64, 
             values: pixels.iter().map(|v| f64::from(*v)).collect(),
         };
         let theirs = evaluator::run(model, input);
-        assert_eq!(theirs.keys().collect::<Vec<_>>(), ["cls", "patches"]);
-        let expected = [
+        let mut expected = vec![
             ("cls", ours.cls.dims().to_vec(), ours.cls.into_data()),
             ("patches", ours.patches.dims().to_vec(), ours.patches.into_data()),
         ];
+        expected.extend(ours.logits.map(|l| ("logits", l.dims().to_vec(), l.into_data())));
+        let mut names: Vec<_> = expected.iter().map(|(name, ..)| *name).collect();
+        names.sort_unstable();
+        assert_eq!(theirs.keys().collect::<Vec<_>>(), names);
         for (name, shape, data) in expected {
             assert_eq!(theirs[name].shape, shape, "{name}");
             for (a, b) in data.try_to_vec::<f32>().unwrap().iter().zip(&theirs[name].values) {
@@ -57,11 +60,39 @@ fn difference(model: &Model, network: &dyn Network, weights: &Weights) -> (f64, 
     (worst, largest)
 }
 
-/// Shapes of networks, and of the children that are cut out of them: odd heads, one block, one patch, grey and colour.
-fn cases() -> Vec<(Vit, Vec<(usize, usize)>)> {
+/// Parents of every architecture, and the shapes of children that are cut out of them.
+fn cases() -> Vec<(Architecture, Vec<Shape>)> {
+    let vit = |vit: Vit, shapes: &[(usize, usize)]| {
+        let shapes = shapes.iter().map(|&(width, depth)| shape(width, depth));
+        (Architecture::Vit(vit), shapes.collect())
+    };
+    let staged = |architecture: Architecture, shapes: &[[usize; 3]]| {
+        let shapes = shapes
+            .iter()
+            .map(|&[width, second, third]| Shape::new([("width", width), ("depth2", second), ("depth3", third)]));
+        (architecture, shapes.collect())
+    };
+    let swin = Swin {
+        width: 8,
+        depths: vec![1, 2, 3],
+        head_dim: 4,
+        window: 3,
+        mlp_ratio: 2,
+        patch: 2,
+        image: 24,
+        channels: 3,
+        norm_eps: 1e-5,
+        classes: 0,
+    };
+    let batch = ResNet {
+        norm: ResNetNorm::Batch,
+        norm_eps: 1e-5,
+        ..small_resnet()
+    };
     vec![
-        (small(), vec![(12, 4), (9, 4), (12, 3), (3, 1)]),
-        (
+        // Odd heads, one block, one patch, grey and colour.
+        vit(small(), &[(12, 4), (9, 4), (12, 3), (3, 1)]),
+        vit(
             Vit {
                 width: 20,
                 depth: 3,
@@ -73,9 +104,9 @@ fn cases() -> Vec<(Vit, Vec<(usize, usize)>)> {
                 norm_eps: 1e-5,
                 ..small()
             },
-            vec![(20, 3), (15, 2), (5, 3)],
+            &[(20, 3), (15, 2), (5, 3)],
         ),
-        (
+        vit(
             Vit {
                 width: 7,
                 depth: 2,
@@ -84,23 +115,78 @@ fn cases() -> Vec<(Vit, Vec<(usize, usize)>)> {
                 channels: 3,
                 ..small()
             },
-            vec![(7, 2), (7, 1)],
+            &[(7, 2), (7, 1)],
+        ),
+        // No LayerScale, and a classifier.
+        vit(
+            Vit {
+                layer_scale: 0.0,
+                position_offset: 0.0,
+                classes: 5,
+                ..small()
+            },
+            &[(12, 4), (6, 2)],
+        ),
+        // Maps of 12, 6 and 3: shifted windows, and a map that is one window.
+        staged(Architecture::Swin(swin.clone()), &[[8, 2, 3], [4, 1, 2], [8, 2, 2]]),
+        // Maps of 20, 10 and 5 under windows of 4: all but the first are padded, shifted or not; a classifier.
+        staged(
+            Architecture::Swin(Swin {
+                window: 4,
+                image: 40,
+                channels: 1,
+                head_dim: 2,
+                width: 4,
+                classes: 3,
+                ..swin
+            }),
+            &[[4, 2, 3], [2, 2, 2]],
+        ),
+        staged(Architecture::ResNet(small_resnet()), &[[6, 2, 3], [4, 1, 2], [2, 2, 1]]),
+        staged(
+            Architecture::ResNet(ResNet {
+                width: 8,
+                groups: 4,
+                channels: 3,
+                classes: 3,
+                ..small_resnet()
+            }),
+            &[[8, 2, 3], [4, 1, 1]],
+        ),
+        staged(
+            Architecture::ResNet(ResNet {
+                norm_eps: 1e-3,
+                ..batch.clone()
+            }),
+            &[[6, 2, 3], [4, 1, 2]],
+        ),
+        // The first convolution strides; the width is that of the outputs.
+        staged(
+            Architecture::ResNet(ResNet {
+                width: 2,
+                stem: 8,
+                stride_on: StrideOn::First,
+                classes: 3,
+                ..batch
+            }),
+            &[[2, 2, 3], [2, 1, 1]],
         ),
     ]
 }
 
 #[test]
 fn an_exported_model_computes_what_the_child_does() {
-    for (number, (vit, shapes)) in cases().into_iter().enumerate() {
+    for (number, (architecture, shapes)) in cases().into_iter().enumerate() {
         let base = tempfile::tempdir().unwrap();
-        let weights = lively(&VitNetwork::new(vit.clone()).specs(), 40 + number as u64);
-        let parent = parent(&base.path().join("parent"), &VitNetwork::new(vit.clone()), &weights);
+        let network = open(&architecture).unwrap();
+        let weights = lively(&network.specs(), 40 + number as u64);
+        let parent = parent(&base.path().join("parent"), network.as_ref(), &weights);
         let hash = parent.hash().unwrap();
-        for (width, depth) in shapes {
-            let view = parent.network().child(&shape(width, depth), &hash).unwrap();
+        for shape in shapes {
+            let view = parent.network().child(&shape, &hash).unwrap();
             let (child, plan) = parent.plan(&view).unwrap();
-            let preprocessing = preprocessing(&VitNetwork::new(vit.clone()));
-            let id = format!("{width}x{depth}");
+            let preprocessing = preprocessing(network.as_ref());
+            let id = format!("{number}-{shape}");
             let about = About {
                 id: &id,
                 parent: &hash,
@@ -124,15 +210,15 @@ fn an_exported_model_computes_what_the_child_does() {
 #[test]
 fn the_model_says_what_goes_in_and_out_and_where_it_is_from() {
     let base = tempfile::tempdir().unwrap();
-    let vit = small();
-    let weights = lively(&VitNetwork::new(vit.clone()).specs(), 3);
-    let parent = parent(&base.path().join("parent"), &VitNetwork::new(vit.clone()), &weights);
+    let network = VitNetwork::new(small());
+    let weights = lively(&network.specs(), 3);
+    let parent = parent(&base.path().join("parent"), &network, &weights);
     let hash = parent.hash().unwrap();
     let view = parent.network().child(&shape(9, 2), &hash).unwrap();
     let about = About {
         id: "9x2",
         parent: &hash,
-        preprocessing: &preprocessing(&VitNetwork::new(vit.clone())),
+        preprocessing: &preprocessing(&network),
     };
     onnx::export(&parent, &view, &about, base.path(), onnx::EMBEDDED).unwrap();
     let model = Model::open(base.path());
@@ -189,14 +275,14 @@ fn weights_in_a_file_of_their_own_are_the_same_model() {
         channels: 3,
         ..small()
     };
-    let network = VitNetwork::new(vit.clone());
+    let network = VitNetwork::new(vit);
     let weights = lively(&network.specs(), 8);
-    let parent = parent(&base.path().join("parent"), &VitNetwork::new(vit.clone()), &weights);
+    let parent = parent(&base.path().join("parent"), &network, &weights);
     let view = parent.network().child(&shape(24, 4), "").unwrap();
     let about = About {
         id: "24x4",
         parent: "",
-        preprocessing: &preprocessing(&VitNetwork::new(vit.clone())),
+        preprocessing: &preprocessing(&network),
     };
     let write = |folder: &str, embedded| {
         let folder = base.path().join(folder);
@@ -241,14 +327,14 @@ fn a_model_is_written_one_tensor_at_a_time() {
         mlp_ratio: 4,
         ..small()
     };
-    let network = VitNetwork::new(vit.clone());
+    let network = VitNetwork::new(vit);
     let sizes = |name: &str| network.specs().iter().find(|s| s.name == name).unwrap().elements();
     for embedded in [onnx::EMBEDDED, 0] {
         let folder = base.path().join(embedded.to_string());
         let about = About {
             id: "384x2",
             parent: "",
-            preprocessing: &preprocessing(&VitNetwork::new(vit.clone())),
+            preprocessing: &preprocessing(&network),
         };
         let mut handed_over = 0;
         onnx::write(&network, &about, &folder, embedded, |name| {
@@ -283,13 +369,12 @@ fn a_model_is_written_one_tensor_at_a_time() {
 #[test]
 fn a_model_that_cannot_be_finished_leaves_what_was_there() {
     let base = tempfile::tempdir().unwrap();
-    let vit = small();
-    let network = VitNetwork::new(vit.clone());
+    let network = VitNetwork::new(small());
     let weights = lively(&network.specs(), 5);
     let about = About {
         id: "12x4",
         parent: "",
-        preprocessing: &preprocessing(&VitNetwork::new(vit.clone())),
+        preprocessing: &preprocessing(&network),
     };
     let missing = || CheckpointError::Config {
         path: "parent".into(),
