@@ -144,6 +144,12 @@ impl Layout {
         self.images.div_ceil(pieces).max(1)
     }
 
+    /// Pixels of one piece of work, and pieces: the sizes of the products, for the floor.
+    fn grouped(&self) -> (usize, usize) {
+        let group = self.group();
+        (group * self.out_plane(), self.images.div_ceil(group))
+    }
+
     /// The blocks of a run of images, for columns of `inputs` values.
     fn blocks(&self, images: Range<usize>, inputs: usize) -> Vec<Block> {
         let rows = self.out_size[0];
@@ -347,11 +353,8 @@ impl Layout {
 
     /// The convolution of `x` with a weight of `[outputs, inputs]`.
     fn by_columns(&self, x: &[f32], weight: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
-        note(
-            (self.outputs, self.inputs(), self.out_plane()),
-            (false, false),
-            self.images,
-        );
+        let (pixels, groups) = self.grouped();
+        note((self.outputs, self.inputs(), pixels), (false, false), groups);
         let (plane, inputs, group) = (self.out_plane(), self.inputs(), self.group());
         let threads = Self::threads(self.images.div_ceil(group));
         let each = self.outputs * plane;
@@ -541,7 +544,7 @@ impl Kernel for Window {
         wanted: &[bool],
     ) -> Vec<Option<FloatTensor<Flex>>> {
         let layout = Layout::new(self, tensors[0].shape().dims(), tensors[1].shape().dims());
-        let (outputs, inputs, pixels) = (layout.outputs, layout.inputs(), layout.out_plane());
+        let (outputs, inputs, (pixels, groups)) = (layout.outputs, layout.inputs(), layout.grouped());
         let (x, weight, dy) = (values(&tensors[0]), values(&tensors[1]), values(&gradient));
         let mut gradients = Vec::new();
         gradients.push(wanted[0].then(|| {
@@ -550,7 +553,7 @@ impl Kernel for Window {
                 Some(backward) if layout.taps() == 1 => backward.by_columns(dy, straight.transposed(), None),
                 Some(backward) => backward.run(dy, &turned(weight, outputs, layout.channels, layout.taps()), None),
                 None => {
-                    note((inputs, outputs, pixels), (true, false), layout.images);
+                    note((inputs, outputs, pixels), (true, false), groups);
                     layout.folded(straight, dy)
                 }
             };
@@ -559,7 +562,7 @@ impl Kernel for Window {
         gradients.push(wanted[1].then(|| {
             let tiled = layout.tiled().then(|| layout.weight_gradient_tiled(x, dy)).flatten();
             let d_weight = tiled.unwrap_or_else(|| {
-                note((outputs, pixels, inputs), (false, true), layout.images);
+                note((outputs, pixels, inputs), (false, true), groups);
                 layout.weight_gradient(x, dy)
             });
             tensor(d_weight, tensors[1].shape())
