@@ -1,7 +1,7 @@
 //! What networks share inside: patch embedding, transformer blocks, residual branches on a subset of a batch, and the linear
 //! classifier.
 
-use crate::network::Subset;
+use crate::network::{DropPath, Subset};
 use crate::onnx;
 use crate::spec::{Dim, Init, TensorSpec};
 use crate::tensor::{Bool, Int, Linear, Tensor, TensorData};
@@ -215,8 +215,26 @@ pub(crate) fn embed_patches(weights: &Weights, images: Tensor<4>, patch: usize) 
         .forward(columns)
 }
 
+/// Adds residual branch `branch` to `x`, the rows of `tokens` tokens an image: on all images of the batch, or on those that
+/// `drop_path` leaves. `run` gives, for rows of so many images, the branch's last layer and what goes into it.
+pub(crate) fn add_branch(
+    x: Tensor<2>,
+    [batch, tokens, width]: [usize; 3],
+    branch: usize,
+    drop_path: &mut dyn DropPath,
+    run: impl FnOnce(usize, Tensor<2>) -> (Linear, Tensor<2>),
+) -> Tensor<2> {
+    match drop_path.subset(branch, batch) {
+        None => {
+            let (last, inner) = run(batch, x.clone());
+            last.residual(x).forward(inner)
+        }
+        Some(subset) => on_subset(x, [batch, tokens, width], subset, run),
+    }
+}
+
 /// Adds a branch to the images of a subset only, scaled as the subset says: stochastic depth that computes nothing in vain.
-pub(crate) fn on_subset(
+fn on_subset(
     x: Tensor<2>,
     [batch, tokens, width]: [usize; 3],
     Subset { images, scale }: Subset,

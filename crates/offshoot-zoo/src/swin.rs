@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use offshoot_family::{Architecture, Operator, Shape, Space, Swin, View};
 
-use crate::block::{self, Block, BlockGraph, BlockSpecs, on_subset};
+use crate::block::{self, Block, BlockGraph, BlockSpecs, add_branch};
 use crate::layout::{Layout, swin_layout};
 use crate::network::{
     DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, depths_of, kept_in_stages,
@@ -418,13 +418,7 @@ impl Network for SwinNetwork {
                         0 => self.attend(&block, heads, &windows, images, x),
                         _ => block.feed_forward(x),
                     };
-                    x = match drop_path.subset(2 * number + branch, batch) {
-                        None => {
-                            let (last, inner) = run(batch, x.clone());
-                            last.residual(x).forward(inner)
-                        }
-                        Some(subset) => on_subset(x, [batch, side * side, width], subset, run),
-                    };
+                    x = add_branch(x, [batch, side * side, width], 2 * number + branch, drop_path, run);
                 }
             }
             if stage + 1 < self.stages() {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use offshoot_family::{Architecture, Operator, Shape, Space, View, Vit};
 
-use crate::block::{self, Block, BlockGraph, BlockSpecs, on_subset};
+use crate::block::{self, Block, BlockGraph, BlockSpecs, add_branch};
 use crate::layout::{Layout, vit_layout};
 use crate::network::{DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, kept_blocks};
 use crate::onnx;
@@ -184,13 +184,7 @@ impl Network for VitNetwork {
             let block = format!("blocks.{i}");
             for branch in 0..2 {
                 let run = |images: usize, x: Tensor<2>| self.branch(weights, &block, branch, vec![(images, tokens)], x);
-                x = match drop_path.subset(2 * i + branch, batch) {
-                    None => {
-                        let (last, inner) = run(batch, x.clone());
-                        last.residual(x).forward(inner)
-                    }
-                    Some(subset) => on_subset(x, [batch, tokens, width], subset, run),
-                };
+                x = add_branch(x, [batch, tokens, width], 2 * i + branch, drop_path, run);
             }
         }
         let x = x.reshape([batch, tokens, width]);

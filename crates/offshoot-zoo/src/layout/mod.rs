@@ -179,3 +179,25 @@ pub fn preprocessor(preprocessing: &Preprocessing) -> Value {
         "image_std": preprocessing.std
     })
 }
+
+/// Our fused queries, keys and values of one block as the three layers that transformers has: `theirs` names a layer there,
+/// `ours` a tensor of the block.
+fn separate_qkv(width: usize, theirs: impl Fn(&str) -> String, ours: impl Fn(&str) -> String) -> Vec<LayoutTensor> {
+    let leaves = [("weight", vec![width, width]), ("bias", vec![width])];
+    let layers = ["query", "key", "value"];
+    leaves
+        .into_iter()
+        .flat_map(|(leaf, shape)| {
+            layers
+                .iter()
+                .enumerate()
+                .map(move |(part, layer)| (leaf, shape.clone(), part, layer))
+        })
+        .map(|(leaf, shape, part, layer)| LayoutTensor {
+            name: format!("{}.{leaf}", theirs(layer)),
+            shape,
+            tensor: ours(&format!("attn.qkv.{leaf}")),
+            rows: Some((part * width, (part + 1) * width, 3 * width)),
+        })
+        .collect()
+}

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::config::Config;
 use super::usage::{OF_A_MAP, Usage};
-use super::{Layout, LayoutTensor, classes};
+use super::{Layout, LayoutTensor, classes, separate_qkv};
 
 /// The layout of transformers' `SwinModel`.
 pub(crate) fn swin_layout(swin: &Swin) -> Layout {
@@ -120,16 +120,11 @@ fn block(swin: &Swin, prefix: &str, stage: usize, place: usize) -> Vec<LayoutTen
         rows: None,
     })
     .collect();
-    for (leaf, shape) in [("weight", vec![width, width]), ("bias", vec![width])] {
-        for (part, name) in ["query", "key", "value"].into_iter().enumerate() {
-            tensors.push(LayoutTensor {
-                name: theirs(&format!("attention.self.{name}.{leaf}")),
-                shape: shape.clone(),
-                tensor: ours(&format!("attn.qkv.{leaf}")),
-                rows: Some((part * width, (part + 1) * width, 3 * width)),
-            });
-        }
-    }
+    tensors.extend(separate_qkv(
+        width,
+        |layer| theirs(&format!("attention.self.{layer}")),
+        ours,
+    ));
     tensors
 }
 

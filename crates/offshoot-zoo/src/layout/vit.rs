@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::config::Config;
 use super::usage::{OF_TOKENS, Usage};
-use super::{Layout, LayoutTensor, classes, classifier, label};
+use super::{Layout, LayoutTensor, classes, classifier, label, separate_qkv};
 
 /// The layout of transformers' `Dinov2Model`; without LayerScale, of `ViTModel`, or of `ViTForImageClassification` with a
 /// classifier.
@@ -99,16 +99,11 @@ fn vit_block(vit: &Vit, prefix: &str, i: usize) -> Vec<LayoutTensor> {
             rows: None,
         })
         .collect();
-    for (leaf, shape) in [("weight", vec![width, width]), ("bias", vec![width])] {
-        for (part, name) in ["query", "key", "value"].into_iter().enumerate() {
-            tensors.push(LayoutTensor {
-                name: theirs(&format!("attention.attention.{name}.{leaf}")),
-                shape: shape.clone(),
-                tensor: ours(&format!("attn.qkv.{leaf}")),
-                rows: Some((part * width, (part + 1) * width, 3 * width)),
-            });
-        }
-    }
+    tensors.extend(separate_qkv(
+        width,
+        |layer| theirs(&format!("attention.attention.{layer}")),
+        ours,
+    ));
     tensors
 }
 
