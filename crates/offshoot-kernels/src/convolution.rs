@@ -1,10 +1,11 @@
-//! Two-dimensional convolution, forward and backward, as products with columns that are made a block at a time.
+//! Two-dimensional convolution, forward and backward, as matrix products.
 //!
-//! Of a block of output pixels, the inputs that each of them sees become a column ("im2col", Chellapilla et al. 2006); then the
-//! layer is a product with the weight. Blocks are small enough for a core's cache and are thrown away, so memory does not grow
-//! with the window. The gradient of the input is the convolution of the gradient with the turned weight where the window moves
-//! by one pixel, and is added up from columns otherwise; that of the weight is a sum over blocks in their order. Windows of 3x3
-//! that move by one pixel go by [tiles](winograd) instead, which need fewer multiplications.
+//! Images lie in memory channel by channel, `[channels, batch, height, width]`. So a window of one pixel is a product with the
+//! images as they are, and those of all images are one product. For other windows the inputs that each output pixel sees become
+//! a column ("im2col", Chellapilla et al. 2006) of a block that is small enough for a core's cache and is thrown away, so memory
+//! does not grow with the window. The gradient of the input is the convolution of the gradient with the turned weight where the
+//! window moves by one pixel, and is added up from columns otherwise; that of the weight is a sum over blocks in their order.
+//! Windows of 3x3 that move by one pixel go by [tiles](winograd) instead, which need fewer multiplications.
 
 mod winograd;
 
@@ -14,10 +15,12 @@ use burn::backend::ops::ConvOptions;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata};
 
-use crate::gemm::{Matrix, Threads, note, product, product_in_rows};
+use crate::gemm::{Matrix, Threads, add_outer, note, product, product_in_rows};
 use crate::operation::Kernel;
 use crate::slices::{tensor, values};
-use crate::vector::{add_up, arch, build, build_pieces, sum_of, vectorised, with_scratch, zeroed};
+use crate::vector::{
+    LANES, arch, build, build_bundles, build_pieces, filled, sum_of, vectorised, with_scratch, zeroed,
+};
 
 /// How the window of a convolution moves, the same way along both dimensions of the image. Every output sees all inputs: there
 /// are no groups, and no gaps within the window.
@@ -31,10 +34,10 @@ pub struct Window {
 
 impl Window {
     /// # Panics
-    /// If a weight of `[out, in, height, width]` does not fit images of `[batch, in, height, width]`.
+    /// If a weight of `[out, in, height, width]` does not fit images of `[in, batch, height, width]`.
     pub(crate) fn check(self, x: [usize; 4], weight: [usize; 4], bias: Option<usize>) {
         assert!(self.stride > 0, "a window that moves by 0 pixels");
-        assert_eq!(x[1], weight[1], "channels of the images and of the weight");
+        assert_eq!(x[0], weight[1], "channels of the images and of the weight");
         for (size, window) in x[2..].iter().zip(&weight[2..]) {
             let padded = size + 2 * self.padding;
             assert!((1..=padded).contains(window), "a window of {window} pixels in {padded}");
@@ -81,8 +84,8 @@ impl Layout {
         let size = [x[2], x[3]];
         let out = |d: usize| (size[d] + 2 * window.padding - kernel[d]) / window.stride + 1;
         Self {
-            images: x[0],
-            channels: x[1],
+            images: x[1],
+            channels: x[0],
             size,
             outputs: weight[0],
             kernel,
@@ -144,12 +147,6 @@ impl Layout {
         self.images.div_ceil(pieces).max(1)
     }
 
-    /// Pixels of one piece of work, and pieces: the sizes of the products, for the floor.
-    fn grouped(&self) -> (usize, usize) {
-        let group = self.group();
-        (group * self.out_plane(), self.images.div_ceil(group))
-    }
-
     /// The blocks of a run of images, for columns of `inputs` values.
     fn blocks(&self, images: Range<usize>, inputs: usize) -> Vec<Block> {
         let rows = self.out_size[0];
@@ -176,6 +173,18 @@ impl Layout {
     /// Pixels of a block.
     fn pixels(&self, block: &Block) -> usize {
         block.images.len() * block.rows.len() * self.out_size[1]
+    }
+
+    /// One channel of one image of inputs.
+    fn plane_of<'a>(&self, x: &'a [f32], channel: usize, image: usize) -> &'a [f32] {
+        &x[(channel * self.images + image) * self.plane()..][..self.plane()]
+    }
+
+    /// The outputs of a block, `[outputs, pixels]`, where they lie; `y` is all of them.
+    fn outputs<'a>(&self, y: &'a [f32], block: &Block) -> Matrix<'a> {
+        let first = block.images.start * self.out_plane() + block.rows.start * self.out_size[1];
+        let rows = (self.outputs, self.pixels(block));
+        Matrix::strided(&y[first.min(y.len())..], rows, (self.images * self.out_plane(), 1))
     }
 
     /// The input row that a row of outputs sees at a place of the window.
@@ -210,7 +219,7 @@ impl Layout {
                 let Some(line) = lines.next() else { return };
                 let each = block.rows.len() * self.out_size[1];
                 for (image, out) in block.images.clone().zip(line.chunks_exact_mut(each.max(1))) {
-                    let plane = &x[(image * self.channels + channel) * self.plane()..][..self.plane()];
+                    let plane = self.plane_of(x, channel, image);
                     if self.stride == 1 && self.size[1] == self.out_size[1] {
                         self.shifted(plane, block.rows.clone(), (down, right), out);
                     } else {
@@ -277,16 +286,16 @@ impl Layout {
         }
     }
 
-    /// Adds the columns of a block to the images that they came from; `x` begins with the image `from`.
+    /// Adds the columns of a block to the images that they came from; each channel of `x` begins with the image `from`.
     #[inline(always)]
-    fn fold(&self, columns: &[f32], block: &Block, from: usize, x: &mut [f32]) {
+    fn fold(&self, columns: &[f32], block: &Block, from: usize, x: &mut [[&mut [f32]; 1]]) {
         let each = block.rows.len() * self.out_size[1];
         for (i, line) in columns.chunks_exact(self.pixels(block).max(1)).enumerate() {
             let (channel, tap) = (i / self.taps(), i % self.taps());
             let (down, right) = (tap / self.kernel[1], tap % self.kernel[1]);
             let (inside, start) = self.inside(right);
             for (image, line) in block.images.clone().zip(line.chunks_exact(each.max(1))) {
-                let plane = &mut x[((image - from) * self.channels + channel) * self.plane()..][..self.plane()];
+                let plane = &mut x[channel][0][(image - from) * self.plane()..][..self.plane()];
                 for (row, line) in block.rows.clone().zip(line.chunks_exact(self.out_size[1].max(1))) {
                     let Some(target) = self.source(row, down).filter(|_| !inside.is_empty()) else {
                         continue;
@@ -307,39 +316,6 @@ impl Layout {
         }
     }
 
-    /// The outputs of a block of several images side by side, from where they lie; `y` is all of them.
-    #[inline(always)]
-    fn gather(&self, y: &[f32], block: &Block, out: &mut [f32]) {
-        let (plane, pixels) = (self.out_plane(), self.pixels(block));
-        for (output, line) in out.chunks_exact_mut(pixels.max(1)).enumerate() {
-            for (image, line) in block.images.clone().zip(line.chunks_exact_mut(plane.max(1))) {
-                line.copy_from_slice(&y[(image * self.outputs + output) * plane..][..plane]);
-            }
-        }
-    }
-
-    /// Outputs of a block: where they lie if they are of one image, else side by side in `scratch`.
-    #[inline(always)]
-    fn outputs<'a>(&self, y: &'a [f32], block: &Block, scratch: &'a mut [f32]) -> Matrix<'a> {
-        let (plane, pixels) = (self.out_plane(), self.pixels(block));
-        if block.images.len() == 1 {
-            let first = block.images.start * self.outputs * plane + block.rows.start * self.out_size[1];
-            Matrix::strided(&y[first.min(y.len())..], (self.outputs, pixels), (plane, 1))
-        } else {
-            self.gather(y, block, scratch);
-            Matrix::new(scratch, self.outputs, pixels)
-        }
-    }
-
-    /// Memory that [`outputs`](Self::outputs) needs.
-    fn gathered(&self, block: &Block) -> usize {
-        if block.images.len() == 1 {
-            0
-        } else {
-            self.outputs * self.pixels(block)
-        }
-    }
-
     /// Threads of one product, when there are so many pieces of work.
     fn threads(pieces: usize) -> Threads {
         if pieces == 1 { Threads::All } else { Threads::One }
@@ -353,46 +329,45 @@ impl Layout {
 
     /// The convolution of `x` with a weight of `[outputs, inputs]`.
     fn by_columns(&self, x: &[f32], weight: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
-        let (pixels, groups) = self.grouped();
-        note((self.outputs, self.inputs(), pixels), (false, false), groups);
-        let (plane, inputs, group) = (self.out_plane(), self.inputs(), self.group());
-        let threads = Self::threads(self.images.div_ceil(group));
-        let each = self.outputs * plane;
+        if self.direct() {
+            return self.directly(x, weight, bias);
+        }
+        let (inputs, outputs) = (self.inputs(), self.outputs);
+        let blocks = self.blocks(0..self.images, inputs);
+        self.note(&blocks, (outputs, inputs), false);
+        let threads = Self::threads(blocks.len());
+        let sizes: Vec<[usize; 1]> = (0..outputs)
+            .flat_map(|_| blocks.iter().map(|block| [self.pixels(block)]))
+            .collect();
         let arch = arch();
-        build(self.images * each, group * each, |piece, blank| {
-            let first = piece * group;
-            let images = first..first + blank.len() / each;
-            if self.direct() && images.len() == 1 {
-                let x = &x[first * inputs * plane..][..inputs * plane];
-                let y = product(blank, weight, Matrix::new(x, inputs, plane), threads);
-                for (y, bias) in y.chunks_exact_mut(plane).zip(bias.unwrap_or_default()) {
-                    y.iter_mut().for_each(|y| *y += bias);
-                }
-                return y;
-            }
-            let y = zeroed(blank);
-            for (y, bias) in y.chunks_exact_mut(plane).zip(bias.unwrap_or_default().iter().cycle()) {
-                y.fill(*bias);
-            }
-            for block in self.blocks(images.clone(), inputs) {
-                let pixels = self.pixels(&block);
-                with_scratch(inputs * pixels + self.gathered(&block), |scratch| {
-                    let (columns, side) = scratch.split_at_mut(inputs * pixels);
-                    vectorised!(arch, self.unfold(x, &block, 0..self.channels, columns));
-                    let columns = Matrix::new(columns, inputs, pixels);
-                    if block.images.len() == 1 {
-                        let y = &mut y[(block.images.start - first) * each + block.rows.start * self.out_size[1]..];
-                        product_in_rows((y, plane), true, weight, columns, threads);
-                        return;
-                    }
-                    product_in_rows((side, pixels), false, weight, columns, threads);
-                    for (output, line) in side.chunks_exact(pixels).enumerate() {
-                        for (image, line) in block.images.clone().zip(line.chunks_exact(plane)) {
-                            let y = &mut y[(image - first) * each + output * plane..][..plane];
-                            y.iter_mut().zip(line).for_each(|(y, line)| *y += line);
-                        }
-                    }
+        let block_of = |piece: usize| piece % blocks.len();
+        let [y] = build_bundles(&sizes, blocks.len(), block_of, |b, pieces| {
+            let pixels = self.pixels(&blocks[b]);
+            with_scratch((inputs + outputs) * pixels, |scratch| {
+                let (columns, y) = scratch.split_at_mut(inputs * pixels);
+                vectorised!(arch, self.unfold(x, &blocks[b], 0..self.channels, columns));
+                let columns = Matrix::new(columns, inputs, pixels);
+                product_in_rows((&mut *y, pixels), false, weight, columns, threads);
+                let rows = pieces.into_iter().zip(y.chunks_exact(pixels)).enumerate();
+                let rows = rows.map(|(output, ([blank], row))| {
+                    let bias = bias.map_or(0.0, |bias| bias[output]);
+                    [filled(blank, |i| row[i] + bias)]
                 });
+                rows.collect()
+            })
+        });
+        y
+    }
+
+    /// The same where the columns are the images.
+    fn directly(&self, x: &[f32], weight: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+        let (outputs, pixels) = (self.outputs, self.images * self.plane());
+        note((outputs, self.channels, pixels), (false, false), 1);
+        let size = outputs * pixels;
+        build(size, size, |_, blank| {
+            let y = product(blank, weight, Matrix::new(x, self.channels, pixels), Threads::All);
+            for (y, bias) in y.chunks_exact_mut(pixels).zip(bias.unwrap_or_default()) {
+                y.iter_mut().for_each(|y| *y += bias);
             }
             y
         })
@@ -400,24 +375,30 @@ impl Layout {
 
     /// The gradient of the input, added up from columns.
     fn folded(&self, weight: Matrix<'_>, dy: &[f32]) -> Vec<f32> {
-        let (inputs, group, each) = (self.inputs(), self.group(), self.channels * self.plane());
-        let threads = Self::threads(self.images.div_ceil(group));
+        let (inputs, plane) = (self.inputs(), self.plane());
+        let group = self.group();
+        let groups = self.images.div_ceil(group);
+        let images = |g: usize| g * group..((g + 1) * group).min(self.images);
+        self.note(&self.blocks(0..self.images, inputs), (inputs, self.outputs), false);
+        let threads = Self::threads(groups);
+        let sizes: Vec<[usize; 1]> = (0..self.channels * groups)
+            .map(|piece| [images(piece % groups).len() * plane])
+            .collect();
         let arch = arch();
-        build(self.images * each, group * each, |piece, blank| {
-            let first = piece * group;
-            let images = first..first + blank.len() / each;
-            let dx = zeroed(blank);
-            for block in self.blocks(images, inputs) {
+        let group_of = |piece: usize| piece % groups;
+        let [dx] = build_bundles(&sizes, groups, group_of, |g, pieces| {
+            let mut dx: Vec<[&mut [f32]; 1]> = pieces.into_iter().map(|[blank]| [zeroed(blank)]).collect();
+            for block in self.blocks(images(g), inputs) {
                 let pixels = self.pixels(&block);
-                with_scratch(inputs * pixels + self.gathered(&block), |scratch| {
-                    let (columns, side) = scratch.split_at_mut(inputs * pixels);
-                    let dy = self.outputs(dy, &block, side);
+                with_scratch(inputs * pixels, |columns| {
+                    let dy = self.outputs(dy, &block);
                     product_in_rows((&mut *columns, pixels), false, weight.transposed(), dy, threads);
-                    vectorised!(arch, self.fold(columns, &block, first, dx));
+                    vectorised!(arch, self.fold(columns, &block, images(g).start, &mut dx));
                 });
             }
             dx
-        })
+        });
+        dx
     }
 
     /// The gradient of the weight, `[outputs, inputs]`. Pieces of work are shares of the images, each with a sum of its own,
@@ -425,8 +406,8 @@ impl Layout {
     fn weight_gradient(&self, x: &[f32], dy: &[f32]) -> Vec<f32> {
         const SUMS: usize = 1 << 20;
         const PIECES: usize = 8;
-        let (inputs, taps, group) = (self.inputs(), self.taps(), self.group());
-        let size = self.outputs * inputs;
+        let (inputs, outputs, taps, group) = (self.inputs(), self.outputs, self.taps(), self.group());
+        let size = outputs * inputs;
         if size == 0 {
             return Vec::new();
         }
@@ -438,54 +419,70 @@ impl Layout {
         let part = self.channels.div_ceil(parts);
         let parts = self.channels.div_ceil(part);
         let channels = |p: usize| p * part..((p + 1) * part).min(self.channels);
+        self.note(&self.blocks(0..self.images, inputs), (outputs, inputs), true);
+        // One side of a sum of products has to be turned: the gradient, and the sums in the end, or the columns.
+        let pixels = self.images * self.out_plane();
+        let by_input = outputs * parts * pixels + shares * size < inputs * pixels;
         let sizes: Vec<[usize; 1]> = (0..shares * parts)
-            .map(|i| [self.outputs * channels(i % parts).len() * taps])
+            .map(|i| [outputs * channels(i % parts).len() * taps])
             .collect();
-        let threads = Self::threads(sizes.len());
         let arch = arch();
         let [sums] = build_pieces(&sizes, |i, [blank]| {
             let (images, channels) = (i / parts * share, channels(i % parts));
             let images = images..(images + share).min(self.images);
             let own = channels.len() * taps;
             let sum = zeroed(blank);
+            let mut add = |columns: Matrix<'_>, dy: Matrix<'_>| {
+                if by_input {
+                    add_outer(sum, columns, dy);
+                } else {
+                    add_outer(sum, dy, columns);
+                }
+            };
+            if self.direct() {
+                let plane = self.plane();
+                let from = |row: usize| (row * self.images + images.start) * plane;
+                let columns = (own, images.len() * plane);
+                let strides = (self.images * plane, 1);
+                let columns = Matrix::strided(&x[from(channels.start)..], columns, strides);
+                let rows = (outputs, images.len() * plane);
+                add(columns, Matrix::strided(&dy[from(0)..], rows, strides));
+                return [sum];
+            }
             for block in self.blocks(images, own) {
                 let pixels = self.pixels(&block);
-                if self.direct() && block.images.len() == 1 {
-                    let plane = self.plane();
-                    let first = (block.images.start * self.channels + channels.start) * plane;
-                    let first = first + block.rows.start * self.size[1];
-                    let columns = Matrix::strided(&x[first..], (own, pixels), (plane, 1));
-                    let dy = self.outputs(dy, &block, &mut []);
-                    product_in_rows((&mut *sum, own), true, dy, columns.transposed(), threads);
-                    continue;
-                }
-                with_scratch(own * pixels + self.gathered(&block), |scratch| {
-                    let (columns, side) = scratch.split_at_mut(own * pixels);
+                with_scratch(own * pixels, |columns| {
                     vectorised!(arch, self.unfold(x, &block, channels.clone(), columns));
-                    let dy = self.outputs(dy, &block, side);
-                    let columns = Matrix::new(columns, own, pixels);
-                    product_in_rows((&mut *sum, own), true, dy, columns.transposed(), threads);
+                    add(Matrix::new(columns, own, pixels), self.outputs(dy, &block));
                 });
             }
             [sum]
         });
-        if sizes.len() == 1 {
+        if sizes.len() == 1 && !by_input {
             return sums;
         }
         // Rows of the gradient, each from its parts, and those as sums over the shares in their order.
-        let rows = crate::vector::rows_of(inputs);
-        build(size, rows * inputs, |i, blank| {
+        build(size, LANES * inputs, |i, blank| {
+            let first = i * LANES;
+            let count = blank.len() / inputs;
             let out = zeroed(blank);
-            for (r, out) in out.chunks_exact_mut(inputs).enumerate() {
-                let output = i * rows + r;
-                for share in 0..shares {
-                    for p in 0..parts {
-                        let own = channels(p).len() * taps;
-                        let first = share * size + self.outputs * channels(p).start * taps + output * own;
-                        let out = &mut out[channels(p).start * taps..][..own];
-                        out.iter_mut()
-                            .zip(&sums[first..][..own])
-                            .for_each(|(out, sum)| *out += sum);
+            for share in 0..shares {
+                for p in 0..parts {
+                    let own = channels(p).len() * taps;
+                    let at = channels(p).start * taps;
+                    let sum = &sums[share * size + outputs * at..][..outputs * own];
+                    if by_input {
+                        for (j, sum) in sum.chunks_exact(outputs).enumerate() {
+                            for (r, sum) in sum[first..][..count].iter().enumerate() {
+                                out[r * inputs + at + j] += sum;
+                            }
+                        }
+                    } else {
+                        let rows = out.chunks_exact_mut(inputs).zip(sum[first * own..].chunks_exact(own));
+                        for (out, sum) in rows {
+                            let out = out[at..].iter_mut();
+                            out.zip(sum).for_each(|(out, sum)| *out += sum);
+                        }
                     }
                 }
             }
@@ -493,24 +490,36 @@ impl Layout {
         })
     }
 
-    /// The gradient of the bias: sums over each channel of each image, and of those in their order.
+    /// The gradient of the bias: sums over each channel.
     fn bias_gradient(&self, dy: &[f32]) -> Vec<f32> {
-        let (outputs, plane) = (self.outputs, self.out_plane());
+        let pixels = self.images * self.out_plane();
         let arch = arch();
-        let sums = build(self.images * outputs, outputs, |image, blank| {
-            let sums = zeroed(blank);
-            vectorised!(arch, {
-                for (sum, dy) in sums.iter_mut().zip(dy[image * outputs * plane..].chunks_exact(plane)) {
-                    *sum = sum_of(
-                        dy,
+        build(self.outputs, 1, |output, blank| {
+            let row = &dy[output * pixels..][..pixels];
+            vectorised!(
+                arch,
+                filled(
+                    blank,
+                    #[inline(always)]
+                    |_| sum_of(
+                        row,
                         #[inline(always)]
-                        |x| x,
-                    );
-                }
-            });
-            sums
-        });
-        add_up(&sums, outputs)
+                        |x| x
+                    )
+                )
+            )
+        })
+    }
+
+    /// Counts the products of some blocks with a matrix of `rows` by `columns`, for the floor.
+    fn note(&self, blocks: &[Block], (rows, columns): (usize, usize), of_weight: bool) {
+        let Some(first) = blocks.first() else { return };
+        let pixels = self.pixels(first);
+        if of_weight {
+            note((rows, pixels, columns), (false, true), blocks.len());
+        } else {
+            note((rows, columns, pixels), (false, false), blocks.len());
+        }
     }
 }
 
@@ -534,7 +543,7 @@ impl Kernel for Window {
         let [x, weight] = [0, 1].map(|i| values(&tensors[i]));
         let [height, width] = layout.out_size;
         let y = layout.run(x, weight, tensors.get(2).map(values));
-        tensor(y, [layout.images, layout.outputs, height, width])
+        tensor(y, [layout.outputs, layout.images, height, width])
     }
 
     fn backward(
@@ -544,7 +553,7 @@ impl Kernel for Window {
         wanted: &[bool],
     ) -> Vec<Option<FloatTensor<Flex>>> {
         let layout = Layout::new(self, tensors[0].shape().dims(), tensors[1].shape().dims());
-        let (outputs, inputs, (pixels, groups)) = (layout.outputs, layout.inputs(), layout.grouped());
+        let (outputs, inputs) = (layout.outputs, layout.inputs());
         let (x, weight, dy) = (values(&tensors[0]), values(&tensors[1]), values(&gradient));
         let mut gradients = Vec::new();
         gradients.push(wanted[0].then(|| {
@@ -552,19 +561,13 @@ impl Kernel for Window {
             let dx = match layout.turned() {
                 Some(backward) if layout.taps() == 1 => backward.by_columns(dy, straight.transposed(), None),
                 Some(backward) => backward.run(dy, &turned(weight, outputs, layout.channels, layout.taps()), None),
-                None => {
-                    note((inputs, outputs, pixels), (true, false), groups);
-                    layout.folded(straight, dy)
-                }
+                None => layout.folded(straight, dy),
             };
             tensor(dx, tensors[0].shape())
         }));
         gradients.push(wanted[1].then(|| {
             let tiled = layout.tiled().then(|| layout.weight_gradient_tiled(x, dy)).flatten();
-            let d_weight = tiled.unwrap_or_else(|| {
-                note((outputs, pixels, inputs), (false, true), groups);
-                layout.weight_gradient(x, dy)
-            });
+            let d_weight = tiled.unwrap_or_else(|| layout.weight_gradient(x, dy));
             tensor(d_weight, tensors[1].shape())
         }));
         if tensors.len() > 2 {
@@ -577,7 +580,7 @@ impl Kernel for Window {
         let mut tensors = tensors.into_iter();
         let mut next = || tensors.next().expect("images and a weight");
         let (x, weight) = (next(), next());
-        B::conv2d(x, weight, tensors.next(), self.options())
+        by_image::<B>(B::conv2d(by_image::<B>(x), weight, tensors.next(), self.options()))
     }
 
     fn plain_backward<B: Backend>(
@@ -586,18 +589,21 @@ impl Kernel for Window {
         gradient: FloatTensor<B>,
         wanted: &[bool],
     ) -> Vec<Option<FloatTensor<B>>> {
-        let (x, weight) = (&tensors[0], &tensors[1]);
-        let mut gradients = Vec::new();
-        gradients
-            .push(wanted[0].then(|| B::conv2d_x_backward(x.clone(), weight.clone(), gradient.clone(), self.options())));
-        gradients.push(
-            wanted[1].then(|| B::conv2d_weight_backward(x.clone(), weight.clone(), gradient.clone(), self.options())),
-        );
+        let (x, weight) = (by_image::<B>(tensors[0].clone()), &tensors[1]);
+        let dy = by_image::<B>(gradient);
+        let of_input = || B::conv2d_x_backward(x.clone(), weight.clone(), dy.clone(), self.options());
+        let of_weight = || B::conv2d_weight_backward(x.clone(), weight.clone(), dy.clone(), self.options());
+        let mut gradients = vec![wanted[0].then(|| by_image::<B>(of_input())), wanted[1].then(of_weight)];
         if let Some(bias) = tensors.get(2) {
-            gradients.push(Some(B::conv2d_bias_backward(x.clone(), bias.clone(), gradient)));
+            gradients.push(Some(B::conv2d_bias_backward(x.clone(), bias.clone(), dy)));
         }
         gradients
     }
+}
+
+/// Images of `[channels, batch, ..]` as `[batch, channels, ..]`, or the other way round.
+pub(crate) fn by_image<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_swap_dims(x, 0, 1)
 }
 
 #[cfg(test)]

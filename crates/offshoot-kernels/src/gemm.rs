@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::vector::Blank;
+use crate::vector::{Blank, LANES, arch, vectorised, with_scratch};
 
 /// A matrix in someone's memory, with the distance between neighbours along each dimension.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,66 @@ impl<'a> Matrix<'a> {
             strides: (self.strides.1, self.strides.0),
         }
     }
+}
+
+/// Writes `values`, rows of `width` that begin `stride` apart, to `out` as columns: element `(r, c)` to `out[c * rows + r]`.
+///
+/// # Panics
+/// If one of the slices is too short.
+#[inline(always)]
+pub(crate) fn turn(values: &[f32], (rows, width, stride): (usize, usize, usize), out: &mut [f32]) {
+    for row in (0..rows).step_by(LANES) {
+        let high = LANES.min(rows - row);
+        for column in (0..width).step_by(LANES) {
+            let wide = LANES.min(width - column);
+            if high < LANES || wide < LANES {
+                for r in row..row + high {
+                    let values = &values[r * stride + column..][..wide];
+                    for (c, value) in values.iter().enumerate() {
+                        out[(column + c) * rows + r] = *value;
+                    }
+                }
+                continue;
+            }
+            // Whole lines of the cache at once: rows are often a power of two apart, and then push each other out.
+            let mut tile = [[0.0; LANES]; LANES];
+            for (r, line) in tile.iter_mut().enumerate() {
+                let values = &values[(row + r) * stride + column..];
+                *line = *values.first_chunk().expect("a whole line");
+            }
+            for c in 0..LANES {
+                let out = &mut out[(column + c) * rows + row..];
+                let out: &mut [f32; LANES] = out.first_chunk_mut().expect("a whole line");
+                for (out, line) in out.iter_mut().zip(&tile) {
+                    *out = line[c];
+                }
+            }
+        }
+    }
+}
+
+/// Adds `a b^T` to `out`, row by row, on the caller's thread; `a` and `b` have rows of neighbouring values. Put the one with fewer
+/// rows second: it is turned, some of its columns at a time, because a product that finds it by rows takes up to three times as
+/// long.
+///
+/// # Panics
+/// If the sizes do not fit, or the values of a row do not lie side by side.
+pub(crate) fn add_outer(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
+    const TOGETHER: usize = 512;
+    let (rows, inner) = b.size;
+    assert_eq!(inner, a.size.1, "inner sizes of a product");
+    assert!(inner < 2 || (a.strides.1, b.strides.1) == (1, 1), "rows that lie apart");
+    let arch = arch();
+    with_scratch(rows * TOGETHER.min(inner), |turned| {
+        for first in (0..inner).step_by(TOGETHER) {
+            let count = TOGETHER.min(inner - first);
+            let turned = &mut turned[..count * rows];
+            vectorised!(arch, turn(&b.values[first..], (rows, count, b.strides.0), turned));
+            let b = Matrix::new(turned, count, rows);
+            let a = Matrix::strided(&a.values[first..], (a.size.0, count), a.strides);
+            product_in_rows((&mut *out, rows), true, a, b, Threads::One);
+        }
+    });
 }
 
 /// Threads of one product.
@@ -285,6 +345,34 @@ mod tests {
                     assert_eq!(out, expected, "{m} x {k} x {n}, {transposed:?}");
                     add_product(&mut out, left, right, threads);
                     assert_eq!(out, expected.iter().map(|v| 2.0 * v).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn outer_products_are_added_whatever_the_sizes_and_strides() {
+        for (m, k, n) in [
+            (1, 1, 1),
+            (3, 5, 7),
+            (17, 513, 33),
+            (40, 1100, 16),
+            (16, 32, 48),
+            (5, 0, 4),
+        ] {
+            for apart in [0, 3] {
+                let stride = k + apart;
+                let (a, b) = (numbers(m * stride), numbers(n * stride));
+                let mut out = vec![2.0; m * n];
+                add_outer(
+                    &mut out,
+                    Matrix::strided(&a, (m, k), (stride, 1)),
+                    Matrix::strided(&b, (n, k), (stride, 1)),
+                );
+                for (at, found) in out.iter().enumerate() {
+                    let (a, b) = (&a[at / n * stride..][..k], &b[at % n * stride..][..k]);
+                    let expected: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+                    assert_eq!(*found, expected + 2.0, "{m} x {k} x {n}, {apart} between rows");
                 }
             }
         }

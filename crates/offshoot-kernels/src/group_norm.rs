@@ -1,17 +1,21 @@
 //! GroupNorm of images with what stands behind it in residual networks: a residual that is added, and a ReLU.
 //!
-//! A group of channels lies in one piece of memory and stays in the cache from the first read to the last write. The gradient
-//! finds statistics again, and which outputs the ReLU let through.
+//! Images lie in memory channel by channel. Loops run over the same pixels of all images at once, with one statistic for each
+//! pixel, so that they fill vectors however small the maps are. A group of some images stays in the cache from the first read to
+//! the last write. The gradient finds statistics again, and which outputs the ReLU let through.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata};
 use burn::tensor::Shape;
 
+use crate::convolution::by_image;
 use crate::operation::Kernel;
 use crate::slices::{tensor, values};
-use crate::vector::{add_up, arch, build, build_pieces, rows_of, sum_of, sum_pairs, vectorised, zeroed};
+use crate::vector::{
+    Blank, Pieces, Unwritten, arch, build_bundles, copied, filled, sum_of, sum_pairs, vectorised, with_scratch,
+};
 
-/// How images of `[batch, channels, height, width]` are normalised (Wu and He 2018): the channels of each of `groups` runs
+/// How images of `[channels, batch, height, width]` are normalised (Wu and He 2018): the channels of each of `groups` runs
 /// together, in each image for itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupNorm {
@@ -30,10 +34,20 @@ struct Layout {
     channels: usize,
     /// Channels of one group.
     together: usize,
-    /// Pixels of one channel.
+    /// Pixels of one channel of an image.
     plane: usize,
     epsilon: f32,
     relu: bool,
+}
+
+/// One group of the channels of some images: `pixels` of each of its channels lie side by side.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// Its first channel.
+    channel: usize,
+    /// Its first pixel within each channel.
+    first: usize,
+    pixels: usize,
 }
 
 /// The tensors that the result is made from.
@@ -49,7 +63,7 @@ impl GroupNorm {
     /// # Panics
     /// If there are no groups, or if the tensors do not fit.
     pub(crate) fn check(&self, x: [usize; 4], scale: usize, shift: usize, residual: Option<[usize; 4]>) {
-        let channels = x[1];
+        let channels = x[0];
         let whole = self.groups > 0 && channels.is_multiple_of(self.groups);
         assert!(whole, "{channels} channels in {} groups", self.groups);
         assert_eq!(
@@ -63,7 +77,7 @@ impl GroupNorm {
     }
 
     fn layout(&self, shape: &Shape) -> Layout {
-        let [images, channels, height, width] = shape.dims();
+        let [channels, images, height, width] = shape.dims();
         Layout {
             images,
             channels,
@@ -75,134 +89,294 @@ impl GroupNorm {
     }
 }
 
-/// Whether a ReLU lets a number through; it does a NaN.
+/// The pixels of one channel in some images, with the statistics of their groups.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    x: &'a [f32],
+    mean: &'a [f32],
+    factor: &'a [f32],
+    /// Empty if there is none.
+    residual: &'a [f32],
+    scale: f32,
+    shift: f32,
+}
+
+impl Line<'_> {
+    #[inline(always)]
+    fn normed(&self, i: usize) -> f32 {
+        (self.x[i] - self.mean[i]).mul_add(self.factor[i] * self.scale, self.shift)
+    }
+
+    #[inline(always)]
+    fn sum(&self, i: usize) -> f32 {
+        self.normed(i) + self.residual[i]
+    }
+}
+
+/// `value` where a ReLU lets `y` through, as it does a NaN, and zero elsewhere.
 #[inline(always)]
-fn passes(y: f32) -> bool {
-    y > 0.0 || y.is_nan()
+fn through(y: f32, value: f32) -> f32 {
+    if y > 0.0 || y.is_nan() { value } else { 0.0 }
 }
 
 impl Layout {
-    /// Numbers of one group.
-    fn group(&self) -> usize {
-        self.together * self.plane
+    /// A row for each group of each image.
+    fn by_group(&self) -> Shape {
+        let groups = self.images * self.channels / self.together.max(1);
+        Shape::new([groups, self.together * self.plane])
     }
 
-    fn groups(&self) -> usize {
-        self.images * self.channels / self.together.max(1)
+    /// Pixels of a channel in all images.
+    fn row(&self) -> usize {
+        self.images * self.plane
     }
 
-    /// The first channel of a group, counted over all images.
-    fn first(&self, group: usize) -> usize {
-        group * self.together
+    /// Images of one part: with what is made of them they are to stay in a core's cache.
+    fn run(&self) -> usize {
+        const NUMBERS: usize = 1 << 16;
+        (NUMBERS / (self.together * self.plane).max(1)).clamp(1, self.images.max(1))
     }
 
-    /// Mean and reciprocal deviation of a group.
+    /// Runs of images.
+    fn runs(&self) -> usize {
+        self.images.div_ceil(self.run())
+    }
+
+    /// Groups of runs of images; none if there are no numbers at all.
+    fn parts(&self) -> usize {
+        match self.row() * self.together {
+            0 => 0,
+            _ => self.channels / self.together * self.runs(),
+        }
+    }
+
+    /// Pixels of each channel in a run of images.
+    fn pixels(&self, run: usize) -> usize {
+        self.run().min(self.images - run * self.run()) * self.plane
+    }
+
+    /// The pixels of each channel and run of images, in the order of memory, for each of which there is a piece.
+    fn pieces(&self) -> impl Iterator<Item = usize> {
+        let runs = if self.parts() == 0 { 0 } else { self.runs() };
+        (0..self.channels).flat_map(move |_| (0..runs).map(|run| self.pixels(run)))
+    }
+
+    /// The part that a [piece](Self::pieces) belongs to.
+    fn part_of(&self, piece: usize) -> usize {
+        let (channel, run) = (piece / self.runs(), piece % self.runs());
+        channel / self.together * self.runs() + run
+    }
+
+    fn part(&self, part: usize) -> Part {
+        let (group, run) = (part / self.runs(), part % self.runs());
+        Part {
+            channel: group * self.together,
+            first: run * self.run() * self.plane,
+            pixels: self.pixels(run),
+        }
+    }
+
+    /// The pixels of the `c`-th channel of a part.
     #[inline(always)]
-    fn statistics(&self, x: &[f32]) -> (f32, f32) {
-        let n = x.len() as f32;
-        let mean = sum_of(
-            x,
+    fn of<'a>(&self, part: Part, c: usize, values: &'a [f32]) -> &'a [f32] {
+        &values[(part.channel + c) * self.row() + part.first..][..part.pixels]
+    }
+
+    /// Mean and reciprocal deviation of the group in each image, at each of the image's pixels.
+    #[inline(always)]
+    fn statistics(&self, part: Part, x: &[f32], mean: &mut [f32], factor: &mut [f32]) {
+        let n = (self.together * self.plane) as f32;
+        mean.fill(0.0);
+        for c in 0..self.together {
+            for (sum, x) in mean.iter_mut().zip(self.of(part, c, x)) {
+                *sum += x;
+            }
+        }
+        self.spread(
+            mean,
             #[inline(always)]
-            |x| x,
-        ) / n;
-        let variance = sum_of(
-            x,
+            |sum| sum / n,
+        );
+        factor.fill(0.0);
+        for c in 0..self.together {
+            for ((sum, mean), x) in factor.iter_mut().zip(&*mean).zip(self.of(part, c, x)) {
+                let distance = x - mean;
+                *sum = distance.mul_add(distance, *sum);
+            }
+        }
+        let epsilon = self.epsilon;
+        self.spread(
+            factor,
             #[inline(always)]
-            |x| (x - mean) * (x - mean),
-        ) / n;
-        (mean, 1.0 / (variance + self.epsilon).sqrt())
+            |sum| 1.0 / (sum / n + epsilon).sqrt(),
+        );
     }
 
-    /// One channel of the result, before the ReLU.
+    /// What `value` makes of the sum over the pixels of each image, at each of its pixels.
     #[inline(always)]
-    fn channel(&self, parts: Parts<'_>, channel: usize, (mean, factor): (f32, f32), out: &mut [f32]) {
-        let (own, at) = (channel % self.channels, channel * self.plane);
-        let x = &parts.x[at..][..self.plane];
-        let (slope, shift) = (factor * parts.scale[own], parts.shift[own]);
-        match parts.residual {
-            Some(residual) => {
-                let residual = &residual[at..][..self.plane];
-                for ((y, &x), residual) in out.iter_mut().zip(x).zip(residual) {
-                    *y = (x - mean).mul_add(slope, shift) + residual;
-                }
-            }
-            None => {
-                for (y, &x) in out.iter_mut().zip(x) {
-                    *y = (x - mean).mul_add(slope, shift);
-                }
-            }
+    fn spread(&self, pixels: &mut [f32], value: impl Fn(f32) -> f32) {
+        for image in pixels.chunks_exact_mut(self.plane) {
+            let sum = sum_of(
+                image,
+                #[inline(always)]
+                |x| x,
+            );
+            image.fill(value(sum));
         }
     }
 
-    /// Some groups of the result.
+    /// What the `c`-th channel of a part of the result is made from.
     #[inline(always)]
-    fn forward(&self, parts: Parts<'_>, first: usize, out: &mut [f32]) {
-        for (g, out) in out.chunks_exact_mut(self.group()).enumerate() {
-            let group = first + g;
-            let of_group = self.statistics(&parts.x[group * self.group()..][..self.group()]);
-            for (c, out) in out.chunks_exact_mut(self.plane).enumerate() {
-                self.channel(parts, self.first(group) + c, of_group, out);
-                if self.relu {
-                    out.iter_mut().for_each(|y| *y = if passes(*y) { *y } else { 0.0 });
-                }
-            }
+    fn line<'a>(&self, parts: Parts<'a>, part: Part, c: usize, (mean, factor): (&'a [f32], &'a [f32])) -> Line<'a> {
+        let n = part.pixels;
+        Line {
+            x: &self.of(part, c, parts.x)[..n],
+            mean: &mean[..n],
+            factor: &factor[..n],
+            residual: parts.residual.map_or(&[], |residual| &self.of(part, c, residual)[..n]),
+            scale: parts.scale[part.channel + c],
+            shift: parts.shift.get(part.channel + c).copied().unwrap_or_default(),
         }
     }
 
-    /// Some groups of the gradient: `dx` and the sums that are those of scale and shift, from the gradient `dy` of the result.
-    /// The gradient behind the ReLU goes to `inner` where there is memory for it.
+    /// A channel of a part of the result.
     #[inline(always)]
-    fn backward(&self, parts: Parts<'_>, dy: &[f32], first: usize, [dx, inner, sums]: [&mut [f32]; 3]) {
-        let size = self.group();
-        let n = size as f32;
-        for (g, dx) in dx.chunks_exact_mut(size).enumerate() {
-            let (group, at) = (first + g, (first + g) * size);
-            let (mean, factor) = self.statistics(&parts.x[at..][..size]);
-            let sums = &mut sums[2 * g * self.together..][..2 * self.together];
-            // Sums of the scaled gradient over the group, alone and times the distance from the mean.
-            let (mut alone, mut along) = (0.0, 0.0);
-            for (c, d) in dx.chunks_exact_mut(self.plane).enumerate() {
-                let channel = self.first(group) + c;
-                let at = channel * self.plane;
-                let (x, dy) = (&parts.x[at..][..self.plane], &dy[at..][..self.plane]);
-                if self.relu {
-                    self.channel(parts, channel, (mean, factor), d);
-                    d.iter_mut()
-                        .zip(dy)
-                        .for_each(|(d, dy)| *d = if passes(*d) { *dy } else { 0.0 });
-                } else {
-                    d.copy_from_slice(dy);
-                }
-                let sum = sum_of(
-                    d,
-                    #[inline(always)]
-                    |d| d,
-                );
-                let product = sum_pairs(
-                    d,
-                    x,
-                    #[inline(always)]
-                    |d, x| d * (x - mean),
-                );
-                sums[2 * c] = product * factor;
-                sums[2 * c + 1] = sum;
-                let scale = parts.scale[channel % self.channels];
-                alone += scale * sum;
-                along += scale * product;
+    fn channel<'a>(&self, line: Line<'_>, blank: &'a mut Blank) -> &'a mut [f32] {
+        match (line.residual.is_empty(), self.relu) {
+            (true, false) => filled(
+                blank,
+                #[inline(always)]
+                |i| line.normed(i),
+            ),
+            (true, true) => filled(
+                blank,
+                #[inline(always)]
+                |i| through(line.normed(i), line.normed(i)),
+            ),
+            (false, false) => filled(
+                blank,
+                #[inline(always)]
+                |i| line.sum(i),
+            ),
+            (false, true) => filled(
+                blank,
+                #[inline(always)]
+                |i| through(line.sum(i), line.sum(i)),
+            ),
+        }
+    }
+
+    /// The gradient behind the ReLU in the same channel, from that of the result.
+    #[inline(always)]
+    fn inner<'a>(&self, line: Line<'_>, dy: &[f32], blank: &'a mut Blank) -> &'a mut [f32] {
+        match (line.residual.is_empty(), self.relu) {
+            (_, false) => copied(blank, dy),
+            (true, true) => filled(
+                blank,
+                #[inline(always)]
+                |i| through(line.normed(i), dy[i]),
+            ),
+            (false, true) => filled(
+                blank,
+                #[inline(always)]
+                |i| through(line.sum(i), dy[i]),
+            ),
+        }
+    }
+
+    /// One part of the result; needs memory for two lines.
+    #[inline(always)]
+    fn forward<'a>(
+        &self,
+        parts: Parts<'_>,
+        part: Part,
+        blanks: Pieces<'a, Unwritten, 1>,
+        scratch: &mut [f32],
+    ) -> Pieces<'a, f32, 1> {
+        let (mean, factor) = scratch.split_at_mut(part.pixels);
+        self.statistics(part, parts.x, mean, factor);
+        let mut pieces = Vec::with_capacity(self.together);
+        for (c, [blank]) in blanks.into_iter().enumerate() {
+            let line = self.line(parts, part, c, (mean, factor));
+            pieces.push([self.channel(line, blank)]);
+        }
+        pieces
+    }
+
+    /// One part of the gradients: `dx`, the gradient behind the ReLU where there is memory for it, and the sums that are those of
+    /// scale and shift, from the gradient `dy` of the result. Needs memory for five lines.
+    #[inline(always)]
+    fn backward<'a>(
+        &self,
+        parts: Parts<'_>,
+        dy: &[f32],
+        part: Part,
+        blanks: Pieces<'a, Unwritten, 3>,
+        scratch: &mut [f32],
+    ) -> Pieces<'a, f32, 3> {
+        let n = (self.together * self.plane) as f32;
+        let (mean, scratch) = scratch.split_at_mut(part.pixels);
+        let (factor, scratch) = scratch.split_at_mut(part.pixels);
+        let (normal, scratch) = scratch.split_at_mut(part.pixels);
+        let (alone, along) = scratch.split_at_mut(part.pixels);
+        self.statistics(part, parts.x, mean, factor);
+        // Sums of the scaled gradient over the group, alone and times the normalised input.
+        alone.fill(0.0);
+        along.fill(0.0);
+        let mut pieces = Vec::with_capacity(self.together);
+        for (c, [dx, inner, sums]) in blanks.into_iter().enumerate() {
+            let line = self.line(parts, part, c, (mean, factor));
+            let dx = self.inner(line, self.of(part, c, dy), dx);
+            let x = line.x;
+            for (((normal, x), mean), factor) in normal.iter_mut().zip(x).zip(&*mean).zip(&*factor) {
+                *normal = (x - mean) * factor;
             }
-            if !inner.is_empty() {
-                inner[g * size..][..size].copy_from_slice(dx);
+            let scale = parts.scale[part.channel + c];
+            for (((alone, along), normal), d) in alone.iter_mut().zip(&mut *along).zip(&*normal).zip(&*dx) {
+                let scaled = scale * d;
+                *alone += scaled;
+                *along = scaled.mul_add(*normal, *along);
             }
-            let (common, slope) = (factor * alone / n, factor * factor * factor * along / n);
-            for (c, d) in dx.chunks_exact_mut(self.plane).enumerate() {
-                let channel = self.first(group) + c;
-                let x = &parts.x[channel * self.plane..][..self.plane];
-                let factor = factor * parts.scale[channel % self.channels];
-                for (d, &x) in d.iter_mut().zip(x) {
-                    *d = factor.mul_add(*d, -(x - mean).mul_add(slope, common));
-                }
+            let of_scale = sum_pairs(
+                dx,
+                normal,
+                #[inline(always)]
+                |d, normal| d * normal,
+            );
+            let of_shift = sum_of(
+                dx,
+                #[inline(always)]
+                |d| d,
+            );
+            let inner = filled(
+                inner,
+                #[inline(always)]
+                |i| dx[i],
+            );
+            let sums = filled(
+                sums,
+                #[inline(always)]
+                |i| if i == 0 { of_scale } else { of_shift },
+            );
+            pieces.push([dx, inner, sums]);
+        }
+        for sums in [&mut *alone, &mut *along] {
+            self.spread(
+                sums,
+                #[inline(always)]
+                |sum| sum / n,
+            );
+        }
+        for (c, [dx, ..]) in pieces.iter_mut().enumerate() {
+            let x = self.of(part, c, parts.x);
+            let scale = parts.scale[part.channel + c];
+            let statistics = mean.iter().zip(&*factor).zip(&*alone).zip(&*along);
+            for ((d, x), (((mean, factor), alone), along)) in dx.iter_mut().zip(x).zip(statistics) {
+                let normal = (x - mean) * factor;
+                *d = factor * scale.mul_add(*d, -normal.mul_add(*along, *alone));
             }
         }
+        pieces
     }
 }
 
@@ -216,12 +390,14 @@ impl Kernel for GroupNorm {
             shift: values(&tensors[2]),
             residual: tensors.get(3).map(values),
         };
-        let piece = rows_of(layout.group());
+        let sizes: Vec<[usize; 1]> = layout.pieces().map(|pixels| [pixels]).collect();
         let arch = arch();
-        let y = build(parts.x.len(), piece * layout.group(), |i, blank| {
-            let out = zeroed(blank);
-            vectorised!(arch, layout.forward(parts, i * piece, out));
-            out
+        let part_of = |piece| layout.part_of(piece);
+        let [y] = build_bundles(&sizes, layout.parts(), part_of, |part, blanks| {
+            let part = layout.part(part);
+            with_scratch(2 * part.pixels, |scratch| {
+                vectorised!(arch, layout.forward(parts, part, blanks, scratch))
+            })
         });
         tensor(y, shape)
     }
@@ -242,29 +418,22 @@ impl Kernel for GroupNorm {
         };
         let dy = values(&gradient);
         let d_residual = wanted.get(3) == Some(&true);
-        let (size, groups) = (layout.group(), layout.groups());
-        let piece = rows_of(size);
         let inner = usize::from(d_residual && self.relu);
-        let pieces = if size == 0 { 0 } else { groups.div_ceil(piece) };
-        let sizes: Vec<[usize; 3]> = (0..pieces)
-            .map(|i| {
-                let groups = piece.min(groups - i * piece);
-                [groups * size, inner * groups * size, 2 * groups * layout.together]
-            })
-            .collect();
+        let sizes: Vec<[usize; 3]> = layout.pieces().map(|pixels| [pixels, inner * pixels, 2]).collect();
         let arch = arch();
-        let [dx, inner, sums] = build_pieces(&sizes, |i, blanks| {
-            let [dx, inner, sums] = blanks.map(zeroed);
-            let all = [&mut *dx, &mut *inner, &mut *sums];
-            vectorised!(arch, layout.backward(parts, dy, i * piece, all));
-            [dx, inner, sums]
+        let part_of = |piece| layout.part_of(piece);
+        let [dx, inner, sums] = build_bundles(&sizes, layout.parts(), part_of, |part, blanks| {
+            let part = layout.part(part);
+            with_scratch(5 * part.pixels, |scratch| {
+                vectorised!(arch, layout.backward(parts, dy, part, blanks, scratch))
+            })
         });
-        let mut sums = add_up(&sums, 2 * layout.channels).into_iter();
-        let (mut d_scale, mut d_shift) = (Vec::new(), Vec::new());
-        while let (Some(scale), Some(shift)) = (sums.next(), sums.next()) {
-            d_scale.push(scale);
-            d_shift.push(shift);
-        }
+        // Those of each channel lie side by side, for runs of images in their order.
+        let total = |which: usize| -> Vec<f32> {
+            let runs = 2 * layout.runs();
+            let of_channel = |c: usize| sums.iter().skip(c * runs).take(runs).skip(which).step_by(2).sum();
+            (0..layout.channels).map(of_channel).collect()
+        };
         let channels = [layout.channels];
         let d_residual = d_residual.then(|| match self.relu {
             true => tensor(inner, shape.clone()),
@@ -272,15 +441,15 @@ impl Kernel for GroupNorm {
         });
         let mut gradients = vec![
             Some(tensor(dx, shape)),
-            Some(tensor(d_scale, channels)),
-            Some(tensor(d_shift, channels)),
+            Some(tensor(total(0), channels)),
+            Some(tensor(total(1), channels)),
         ];
         gradients.extend(d_residual.map(Some));
         gradients
     }
 
     fn plain<B: Backend>(self, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
-        let y = self.plain_result::<B>(&tensors).0;
+        let y = by_image::<B>(self.plain_result::<B>(&tensors).0);
         if self.relu { B::relu(y) } else { y }
     }
 
@@ -290,9 +459,10 @@ impl Kernel for GroupNorm {
         gradient: FloatTensor<B>,
         wanted: &[bool],
     ) -> Vec<Option<FloatTensor<B>>> {
-        let shape = gradient.shape();
-        let layout = self.layout(&shape);
+        let layout = self.layout(&gradient.shape());
         let (y, normal, factor) = self.plain_result::<B>(&tensors);
+        let gradient = by_image::<B>(gradient);
+        let shape = gradient.shape();
         let inner = if self.relu {
             B::relu_backward(B::relu(y), gradient)
         } else {
@@ -302,7 +472,7 @@ impl Kernel for GroupNorm {
             let sums = B::float_sum_dim(B::float_sum_dim(B::float_sum_dim(x, 0), 2), 3);
             B::float_reshape(sums, Shape::new([layout.channels]))
         };
-        let groups = Shape::new([layout.groups(), layout.group()]);
+        let groups = layout.by_group();
         let d_scale = flat(B::float_mul(inner.clone(), normal.clone()));
         let d_shift = flat(inner.clone());
         let g = B::float_mul(inner.clone(), of_channels::<B>(tensors[1].clone()));
@@ -310,10 +480,10 @@ impl Kernel for GroupNorm {
         let along = B::float_mean_dim(B::float_mul(g.clone(), normal.clone()), 1);
         let common = B::float_mean_dim(g.clone(), 1);
         let dx = B::float_sub(B::float_sub(g, common), B::float_mul(normal, along));
-        let dx = B::float_reshape(B::float_mul(dx, factor), shape);
+        let dx = by_image::<B>(B::float_reshape(B::float_mul(dx, factor), shape));
         let mut gradients = vec![Some(dx), Some(d_scale), Some(d_shift)];
         if wanted.len() > 3 {
-            gradients.push(Some(inner));
+            gradients.push(Some(by_image::<B>(inner)));
         }
         gradients
     }
@@ -332,11 +502,12 @@ fn of_channels<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
 
 impl GroupNorm {
     /// The result before the ReLU, as far as there are tensors for it; the normalised images; and the reciprocal deviation of
-    /// each group of each image.
+    /// each group of each image; all by images.
     fn plain_result<B: Backend>(self, tensors: &[FloatTensor<B>]) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-        let shape = tensors[0].shape();
-        let layout = self.layout(&shape);
-        let x = B::float_reshape(tensors[0].clone(), Shape::new([layout.groups(), layout.group()]));
+        let layout = self.layout(&tensors[0].shape());
+        let x = by_image::<B>(tensors[0].clone());
+        let shape = x.shape();
+        let x = B::float_reshape(x, layout.by_group());
         let x = B::float_sub(x.clone(), B::float_mean_dim(x, 1));
         let variance = B::float_mean_dim(B::float_mul(x.clone(), x.clone()), 1);
         let factor = B::float_recip(B::float_sqrt(B::float_add_scalar(variance, self.epsilon.into())));
@@ -346,7 +517,7 @@ impl GroupNorm {
             y = B::float_add(y, of_channels::<B>(shift.clone()));
         }
         if let Some(residual) = tensors.get(3) {
-            y = B::float_add(y, residual.clone());
+            y = B::float_add(y, by_image::<B>(residual.clone()));
         }
         (y, normal, factor)
     }

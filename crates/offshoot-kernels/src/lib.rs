@@ -320,9 +320,9 @@ pub fn next_token_cross_entropy(logits: Tensor<2>, targets: impl Into<Arc<[Optio
     run(NextToken(targets), vec![logits.into_dispatch()])
 }
 
-/// Convolution of images of `[batch, in, height, width]` with a weight of `[out, in, window height, window width]` and a bias of
+/// Convolution of images of `[in, batch, height, width]` with a weight of `[out, in, window height, window width]` and a bias of
 /// `[out]`, all channels with all: no groups, no dilation. The window moves by `stride` pixels over images with `padding` zeros
-/// on every side; the result is `[batch, out, height, width]` with `(size + 2 padding - window) / stride + 1` pixels, rounded
+/// on every side; the result is `[out, batch, height, width]` with `(size + 2 padding - window) / stride + 1` pixels, rounded
 /// down, along each dimension.
 ///
 /// # Panics
@@ -373,7 +373,7 @@ pub fn gather_rows(x: Tensor<2>, rows: impl Into<Rows>) -> Tensor<2> {
     run(form, vec![x.into_dispatch()])
 }
 
-/// GroupNorm of `x`, `[batch, channels, height, width]`, with a scale and a shift of `[channels]`; then `residual`, which has the
+/// GroupNorm of `x`, `[channels, batch, height, width]`, with a scale and a shift of `[channels]`; then `residual`, which has the
 /// shape of `x`, is added, and then comes the ReLU, each where there is one.
 ///
 /// # Panics

@@ -298,11 +298,11 @@ fn gather([rows, height, width]: [usize; 3], seed: u64) -> Case {
     Case::of(Gather::new(sources.into(), [height, width]), name, inputs)
 }
 
-/// GroupNorm with all that may stand behind it.
+/// GroupNorm of `[channels, batch, height, width]` with all that may stand behind it.
 fn group_norm(form: GroupNorm, shape: [usize; 4], residual: bool, seed: u64) -> Case {
     let mut draw = Draw(seed);
     let mut inputs = vec![draw.tensor(&shape, 2.0)];
-    inputs.extend([1.5, 1.0].map(|range| draw.tensor(&[shape[1]], range)));
+    inputs.extend([1.5, 1.0].map(|range| draw.tensor(&[shape[0]], range)));
     inputs.extend(residual.then(|| draw.tensor(&shape, 1.0)));
     inputs.push(draw.tensor(&shape, 1.0));
     let name = format!("{form:?} of {shape:?}, residual {residual}, seed {seed}");
@@ -413,7 +413,7 @@ fn all() -> Vec<Case> {
     cases.extend([1, 3].map(|rounds| sinkhorn([9, 21], (1.0, 0.05), rounds, 6)));
     cases.push(gelu(&[5, 37], 7));
     cases.push(gather([23, 9, 19], 21));
-    cases.extend(group_norms(2, [3, 6, 5, 7], 23));
+    cases.extend(group_norms(2, [6, 3, 5, 7], 23));
     cases.push(adamw(&[37, 5, 1], 8));
     cases.push(square_sums(&[37, 5, 1], 9));
     cases.push(average(&[37, 5, 1], 10));
@@ -442,7 +442,7 @@ fn large() -> Vec<Case> {
     cases.push(sinkhorn([70, 1501], (1.0, 0.05), 3, 16));
     cases.push(gelu(&[70_001], 17));
     cases.push(gather([2003, 1009, 67], 22));
-    cases.extend(group_norms(4, [5, 12, 37, 41], 24));
+    cases.extend(group_norms(4, [12, 5, 37, 41], 24));
     let sizes = [70_001, 5, 16_385];
     cases.extend([adamw(&sizes, 18), square_sums(&sizes, 19), average(&sizes, 20)]);
     cases

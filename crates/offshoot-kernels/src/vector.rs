@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pulp::Arch;
 use rayon::prelude::*;
@@ -135,8 +136,10 @@ pub fn on_workers<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     rayon::scope(|_| work())
 }
 
+/// A value that may not have been written yet.
+pub(crate) type Unwritten = MaybeUninit<f32>;
 /// Memory that nothing was written to yet.
-pub(crate) type Blank = [MaybeUninit<f32>];
+pub(crate) type Blank = [Unwritten];
 
 /// `blank` with zeros written to it.
 pub(crate) fn zeroed(blank: &mut Blank) -> &mut [f32] {
@@ -154,8 +157,14 @@ pub(crate) fn zeroed(blank: &mut Blank) -> &mut [f32] {
 /// `blank` with `values` written to it.
 pub(crate) fn copied<'a>(blank: &'a mut Blank, values: &[f32]) -> &'a mut [f32] {
     assert_eq!(blank.len(), values.len());
-    for (to, from) in blank.iter_mut().zip(values) {
-        to.write(*from);
+    filled(blank, |i| values[i])
+}
+
+/// `blank` with `value(i)` written to each place `i`.
+#[inline(always)]
+pub(crate) fn filled(blank: &mut Blank, value: impl Fn(usize) -> f32) -> &mut [f32] {
+    for (i, to) in blank.iter_mut().enumerate() {
+        to.write(value(i));
     }
     // SAFETY: every element was just written.
     #[allow(
@@ -177,20 +186,6 @@ where
         checked(row, |row| work(r, row));
     }
     // SAFETY: each of the rows, which together are all of it, came back as written.
-    #[allow(unsafe_code, reason = "memory cannot know that it was written")]
-    unsafe {
-        &mut *(std::ptr::from_mut(blank) as *mut [f32])
-    }
-}
-
-/// [`in_rows`] on all threads.
-pub(crate) fn in_pieces<F>(blank: &mut Blank, piece: usize, work: F) -> &mut [f32]
-where
-    F: for<'a> Fn(usize, &'a mut Blank) -> &'a mut [f32] + Sync,
-{
-    let pieces = blank.par_chunks_mut(piece.max(1)).enumerate();
-    pieces.for_each(|(i, piece)| checked(piece, |piece| work(i, piece)));
-    // SAFETY: each of the pieces, which together are all of it, came back as written.
     #[allow(unsafe_code, reason = "memory cannot know that it was written")]
     unsafe {
         &mut *(std::ptr::from_mut(blank) as *mut [f32])
@@ -222,8 +217,8 @@ where
     )
 }
 
-/// Memory of one piece in each buffer, before and after it was written to.
-type Pieces<'a, T, const N: usize> = Vec<[&'a mut [T]; N]>;
+/// Memory of some pieces, each with a part in every buffer, before and after it was written to.
+pub(crate) type Pieces<'a, T, const N: usize> = Vec<[&'a mut [T]; N]>;
 
 /// Buffers made as by [`build_pieces`], but in `bundles` of pieces that need not lie side by side: `work` gets the number of one,
 /// and its pieces in their order.
@@ -234,8 +229,64 @@ pub(crate) fn build_bundles<const N: usize, F>(
     work: F,
 ) -> [Vec<f32>; N]
 where
-    F: for<'a> Fn(usize, Pieces<'a, MaybeUninit<f32>, N>) -> Pieces<'a, f32, N> + Sync,
+    F: for<'a> Fn(usize, Pieces<'a, Unwritten, N>) -> Pieces<'a, f32, N> + Sync,
 {
+    build_by(sizes, bundles, bundle_of, |all| match bundles {
+        1 => all
+            .into_iter()
+            .for_each(|bundle| bundle.write(|pieces| work(0, pieces))),
+        _ => all
+            .into_par_iter()
+            .enumerate()
+            .for_each(|(i, bundle)| bundle.write(|pieces| work(i, pieces))),
+    })
+}
+
+/// [`build_bundles`] one bundle after the other, on the caller's thread.
+pub(crate) fn build_in_turn<const N: usize, F>(
+    sizes: &[[usize; N]],
+    bundles: usize,
+    bundle_of: impl Fn(usize) -> usize,
+    mut work: F,
+) -> [Vec<f32>; N]
+where
+    F: for<'a> FnMut(usize, Pieces<'a, Unwritten, N>) -> Pieces<'a, f32, N>,
+{
+    build_by(sizes, bundles, bundle_of, |all| {
+        for (i, bundle) in all.into_iter().enumerate() {
+            bundle.write(|pieces| work(i, pieces));
+        }
+    })
+}
+
+/// Pieces that one call writes to, and the number of bundles that were written.
+struct Bundle<'a, const N: usize> {
+    pieces: Pieces<'a, Unwritten, N>,
+    written: &'a AtomicUsize,
+}
+
+impl<'a, const N: usize> Bundle<'a, N> {
+    /// Has `work` write to the pieces.
+    ///
+    /// # Panics
+    /// Unless it returns the memory that it was given.
+    fn write(self, work: impl FnOnce(Pieces<'a, Unwritten, N>) -> Pieces<'a, f32, N>) {
+        let place = |piece: &[&mut Blank; N]| piece.each_ref().map(|blank| (blank.as_ptr() as usize, blank.len()));
+        let asked: Vec<_> = self.pieces.iter().map(place).collect();
+        let written = work(self.pieces).into_iter();
+        let written = written.map(|piece| piece.map(|values| (values.as_ptr() as usize, values.len())));
+        assert!(written.eq(asked), "another piece came back");
+        self.written.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Buffers in bundles of pieces, each of which `run` writes.
+fn build_by<const N: usize>(
+    sizes: &[[usize; N]],
+    bundles: usize,
+    bundle_of: impl Fn(usize) -> usize,
+    run: impl FnOnce(Vec<Bundle<'_, N>>),
+) -> [Vec<f32>; N] {
     let lens: [usize; N] = std::array::from_fn(|b| sizes.iter().map(|piece| piece[b]).sum());
     let mut buffers: [Vec<f32>; N] = lens.map(Vec::with_capacity);
     let mut lens_left = lens.iter();
@@ -243,26 +294,22 @@ where
         let len = *lens_left.next().expect("one a buffer");
         &mut buffer.spare_capacity_mut()[..len]
     });
-    let mut all: Vec<Vec<[&mut Blank; N]>> = (0..bundles).map(|_| Vec::new()).collect();
+    let written = AtomicUsize::new(0);
+    let empty = |_| Bundle {
+        pieces: Vec::new(),
+        written: &written,
+    };
+    let mut all: Vec<Bundle<'_, N>> = (0..bundles).map(empty).collect();
     for (i, piece) in sizes.iter().enumerate() {
         let mut sizes = piece.iter();
-        all[bundle_of(i)].push(rests.each_mut().map(|rest| {
+        all[bundle_of(i)].pieces.push(rests.each_mut().map(|rest| {
             let (part, after) = std::mem::take(rest).split_at_mut(*sizes.next().expect("one a buffer"));
             *rest = after;
             part
         }));
     }
-    let checked = |(i, pieces): (usize, Vec<[&mut Blank; N]>)| {
-        let place = |piece: &[&mut Blank; N]| piece.each_ref().map(|blank| (blank.as_ptr() as usize, blank.len()));
-        let asked: Vec<_> = pieces.iter().map(place).collect();
-        let written = work(i, pieces).into_iter();
-        let written = written.map(|piece| piece.map(|values| (values.as_ptr() as usize, values.len())));
-        assert!(written.eq(asked), "another piece came back");
-    };
-    match bundles {
-        1 => all.into_iter().enumerate().for_each(checked),
-        _ => all.into_par_iter().enumerate().for_each(checked),
-    }
+    run(all);
+    assert_eq!(written.into_inner(), bundles, "bundles that were written");
     for (buffer, len) in buffers.iter_mut().zip(lens) {
         // SAFETY: each of the pieces, which together are the first `len` elements, came back as written.
         #[allow(unsafe_code, reason = "a vector cannot know that its spare memory was written")]
@@ -285,17 +332,19 @@ where
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// Of calls within calls, the outermost one's last.
+    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `work` with `len` values of this thread's own memory, which keeps its size from call to call and holds anything.
+/// Runs `work` with `len` values of this thread's own memory, which keeps its size from call to call and holds anything. Calls
+/// within `work` get memory of their own.
 pub(crate) fn with_scratch<T>(len: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
-    let mut values = SCRATCH.take();
+    let mut values = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
     if values.len() < len {
         values.resize(len, 0.0);
     }
     let result = work(&mut values[..len]);
-    SCRATCH.set(values);
+    SCRATCH.with_borrow_mut(|all| all.push(values));
     result
 }
 

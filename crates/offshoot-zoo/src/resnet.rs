@@ -3,6 +3,9 @@
 //! The layout is timm's `resnet`, or transformers' `ResNetModel` where the first convolution of a stage strides; the elastic space
 //! and its slices follow POA appendix A.2: only the channels between a block's convolutions and the number of blocks are cut, so
 //! that the outputs of all children have the parent's channels. A child is a plain ResNet of its own numbers.
+//!
+//! Between the stem and the last map, images lie in memory channel by channel, `[channels, batch, height, width]`, as the
+//! convolutions want them.
 
 use std::collections::BTreeMap;
 
@@ -83,7 +86,7 @@ impl ResNetNetwork {
         }
     }
 
-    /// Scale and shift of every channel of `[b, c, h, w]`, over groups of channels of one image (Wu and He 2018) or with the
+    /// Scale and shift of every channel of `[c, b, h, w]`, over groups of channels of one image (Wu and He 2018) or with the
     /// statistics that are given; then the residual, if there is one, and ReLU if asked for.
     fn norm(&self, weights: &Weights, name: &str, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
         let vector = |leaf: &str| weights.tensor::<1>(&format!("{name}.{leaf}"));
@@ -94,8 +97,8 @@ impl ResNetNetwork {
             let form = GroupNorm { groups, epsilon, relu };
             return group_norm(form, x, scale, shift, residual);
         }
-        let channels = x.dims()[1];
-        let shaped = |v: Tensor<1>| v.reshape([1, channels, 1, 1]);
+        let channels = x.dims()[0];
+        let shaped = |v: Tensor<1>| v.reshape([channels, 1, 1, 1]);
         let scale = scale / vector("variance").detach().add_scalar(epsilon).sqrt();
         let shift = shift - vector("mean").detach() * scale.clone();
         let y = x * shaped(scale) + shaped(shift);
@@ -106,7 +109,7 @@ impl ResNetNetwork {
         if relu { activation::relu(y) } else { y }
     }
 
-    /// One block on `[b, c, h, w]`.
+    /// One block on `[c, b, h, w]`.
     fn bottleneck(&self, weights: &Weights, block: Bottleneck, x: Tensor<4>) -> Tensor<4> {
         let name = block.name();
         let kernel = |leaf: &str| weights.tensor::<4>(&format!("{name}.{leaf}.weight"));
@@ -128,7 +131,7 @@ impl ResNetNetwork {
         )
     }
 
-    /// `[b, channels, s, s]` images to the `[b, stem, s / 4, s / 4]` map that the stages start from, with the mask token where
+    /// `[b, channels, s, s]` images to the `[stem, b, s / 4, s / 4]` map that the stages start from, with the mask token where
     /// `masks` say so.
     fn stem(&self, weights: &Weights, images: Tensor<4>, masks: Option<Tensor<2, Bool>>) -> Tensor<4> {
         let [batch, _, height, side] = images.dims();
@@ -137,17 +140,17 @@ impl ResNetNetwork {
             "images of {height} x {side} pixels for a last stage of stride {}",
             self.net.stride()
         );
-        let x = convolution(images, weights.tensor("stem.conv.weight"), None, 2, 3);
+        let x = convolution(images.swap_dims(0, 1), weights.tensor("stem.conv.weight"), None, 2, 3);
         let x = self.norm(weights, "stem.norm", x, None, true);
         let pool = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
         let x = module::max_pool2d(x, pool);
         let Some(masks) = masks else { return x };
         let (stem, map, grid) = (self.net.stem, side / 4, 2 * side / self.net.stride());
         let masks = block::upsample_marks(masks, grid, map / grid)
-            .reshape([batch, 1, map, map])
-            .expand([batch, stem, map, map]);
-        let token = weights.tensor::<1>("mask_token").reshape([1, stem, 1, 1]);
-        x.mask_where(masks, token.expand([batch, stem, map, map]))
+            .reshape([1, batch, map, map])
+            .expand([stem, batch, map, map]);
+        let token = weights.tensor::<1>("mask_token").reshape([stem, 1, 1, 1]);
+        x.mask_where(masks, token.expand([stem, batch, map, map]))
     }
 
     /// Specs of one block.
@@ -292,8 +295,8 @@ impl Network for ResNetNetwork {
         for block in self.blocks() {
             x = self.bottleneck(weights, block, x);
         }
-        let [batch, channels, side, _] = x.dims();
-        let map = x.reshape([batch, channels, side * side]).swap_dims(1, 2);
+        let [channels, batch, side, _] = x.dims();
+        let map = x.reshape([channels, batch, side * side]).permute([1, 2, 0]);
         let cls = map.clone().mean_dim(1).squeeze_dim::<2>(1);
         Features {
             logits: block::logits(weights, self.net.classes, &cls),

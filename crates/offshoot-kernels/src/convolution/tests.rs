@@ -29,10 +29,17 @@ struct Case {
 }
 
 impl Case {
-    fn new(x: [usize; 4], outputs: usize, kernel: [usize; 2], (stride, padding): (usize, usize), bias: bool) -> Self {
+    /// Of `[batch, channels, height, width]`, which lies in memory channel by channel.
+    fn new(
+        [images, channels, height, width]: [usize; 4],
+        outputs: usize,
+        kernel: [usize; 2],
+        (stride, padding): (usize, usize),
+        bias: bool,
+    ) -> Self {
         Self {
-            x,
-            weight: [outputs, x[1], kernel[0], kernel[1]],
+            x: [channels, images, height, width],
+            weight: [outputs, channels, kernel[0], kernel[1]],
             window: Window { stride, padding },
             bias,
         }
@@ -40,7 +47,7 @@ impl Case {
 
     fn out(&self) -> [usize; 4] {
         let [height, width] = Layout::new(self.window, self.x, self.weight).out_size;
-        [self.x[0], self.weight[0], height, width]
+        [self.weight[0], self.x[1], height, width]
     }
 
     fn values(&self) -> [Vec<f32>; 4] {
@@ -85,7 +92,7 @@ impl Case {
     /// The same in loops over float64.
     fn exact(&self) -> Vec<Vec<f64>> {
         let [x, weight, bias, dy] = self.values().map(|v| v.into_iter().map(f64::from).collect::<Vec<_>>());
-        let [n, c, h, w] = self.x;
+        let [c, n, h, w] = self.x;
         let [o, _, kh, kw] = self.weight;
         let [_, _, oh, ow] = self.out();
         let Window { stride, padding } = self.window;
@@ -93,7 +100,7 @@ impl Case {
         let (mut dx, mut d_weight) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
         let mut d_bias = vec![0.0; bias.len()];
         for (at, y) in y.iter_mut().enumerate() {
-            let (image, output, row, column) = (at / (o * oh * ow), at / (oh * ow) % o, at / ow % oh, at % ow);
+            let (output, image, row, column) = (at / (n * oh * ow), at / (oh * ow) % n, at / ow % oh, at % ow);
             if let Some(bias) = bias.get(output) {
                 *y += bias;
                 d_bias[output] += dy[at];
@@ -104,7 +111,7 @@ impl Case {
                 if i < padding || j < padding || i - padding >= h || j - padding >= w {
                     continue;
                 }
-                let from = ((image * c + channel) * h + i - padding) * w + j - padding;
+                let from = ((channel * n + image) * h + i - padding) * w + j - padding;
                 let factor = output * c * kh * kw + tap;
                 *y += x[from] * weight[factor];
                 dx[from] += dy[at] * weight[factor];
@@ -118,7 +125,7 @@ impl Case {
 
     /// How many products one number of each result is a sum of.
     fn terms(&self) -> [usize; 4] {
-        let [n, _, oh, ow] = self.out();
+        let [_, n, oh, ow] = self.out();
         let [o, c, kh, kw] = self.weight;
         [c * kh * kw + 1, o * kh * kw, n * oh * ow, n * oh * ow]
     }
@@ -304,7 +311,13 @@ fn gradients_of_tracked_tensors_are_those_of_the_tensor_library() {
             let y = if ours {
                 crate::convolution(turn(x.clone()), turn(weight.clone()), bias.clone(), stride, padding)
             } else {
-                burn::tensor::module::conv2d(x.clone(), weight.clone(), bias.clone(), case.window.options())
+                burn::tensor::module::conv2d(
+                    x.clone().swap_dims(0, 1),
+                    weight.clone(),
+                    bias.clone(),
+                    case.window.options(),
+                )
+                .swap_dims(0, 1)
             };
             let dy = Tensor::<4>::from_data(TensorData::new(dy.clone(), case.out()), &device);
             let gradients = (y.clone() * dy).sum().backward();
@@ -338,7 +351,7 @@ fn a_window_beyond_the_image_is_refused() {
 fn groups_are_refused() {
     let device = Device::flex();
     crate::convolution(
-        Tensor::zeros([1, 4, 5, 5], &device),
+        Tensor::zeros([4, 1, 5, 5], &device),
         Tensor::zeros([4, 2, 3, 3], &device),
         None,
         1,

@@ -7,12 +7,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::Layout;
-use crate::gemm::{Matrix, Threads, note, product, product_in_rows};
-use crate::vector::{LANES, arch, build, in_pieces, in_rows, rows_of, vectorised, with_scratch, zeroed};
+use crate::gemm::{Matrix, Threads, add_outer, note, product_in_rows};
+use crate::vector::{LANES, arch, build, build_in_turn, vectorised, with_scratch, zeroed};
 
 /// Values of tiles and of what they become, of those images that are worked on together: they are to stay in the last cache.
 const TOGETHER: usize = 2 << 20;
@@ -267,38 +266,38 @@ impl Tiled {
     }
 }
 
-/// The windows of `[outputs, channels, 3, 3]` as 16 numbers each, `[outputs, 16, channels]`; none if some do not [`fit`].
-fn windows(weight: &[f32], channels: usize) -> Option<Vec<f32>> {
+/// Writes the windows of `[outputs, channels, 3, 3]` as 16 numbers each, `[outputs, 16, channels]`. False if some do not [`fit`].
+fn windows(weight: &[f32], channels: usize, out: &mut [f32]) -> bool {
     let fits = AtomicBool::new(true);
     let arch = arch();
-    let windows = build(weight.len() / 9 * 16, 16 * channels, |output, blank| {
-        let out = zeroed(blank);
-        let weight = &weight[output * channels * 9..][..channels * 9];
-        vectorised!(arch, {
-            if !fit(weight) {
-                fits.store(false, Ordering::Relaxed);
-            }
-            for first in (0..channels).step_by(LANES) {
-                let count = LANES.min(channels - first);
-                let mut taps = [[0.0; LANES]; 9];
-                for (l, window) in weight[first * 9..].as_chunks::<9>().0.iter().take(count).enumerate() {
-                    for (tap, value) in taps.iter_mut().zip(window) {
-                        tap[l] = *value;
+    let windows = out.par_chunks_exact_mut(16 * channels);
+    windows
+        .zip(weight.par_chunks_exact(9 * channels))
+        .for_each(|(out, weight)| {
+            vectorised!(arch, {
+                if !fit(weight) {
+                    fits.store(false, Ordering::Relaxed);
+                }
+                for first in (0..channels).step_by(LANES) {
+                    let count = LANES.min(channels - first);
+                    let mut taps = [[0.0; LANES]; 9];
+                    for (l, window) in weight[first * 9..].as_chunks::<9>().0.iter().take(count).enumerate() {
+                        for (tap, value) in taps.iter_mut().zip(window) {
+                            tap[l] = *value;
+                        }
+                    }
+                    let row = |r: usize| of_window([&taps[3 * r], &taps[3 * r + 1], &taps[3 * r + 2]]);
+                    let rows = [row(0), row(1), row(2)];
+                    for c in 0..4 {
+                        let column = of_window([&rows[0][c], &rows[1][c], &rows[2][c]]);
+                        for (r, numbers) in column.iter().enumerate() {
+                            out[(4 * r + c) * channels + first..][..count].copy_from_slice(&numbers[..count]);
+                        }
                     }
                 }
-                let row = |r: usize| of_window([&taps[3 * r], &taps[3 * r + 1], &taps[3 * r + 2]]);
-                let rows = [row(0), row(1), row(2)];
-                for c in 0..4 {
-                    let column = of_window([&rows[0][c], &rows[1][c], &rows[2][c]]);
-                    for (r, numbers) in column.iter().enumerate() {
-                        out[(4 * r + c) * channels + first..][..count].copy_from_slice(&numbers[..count]);
-                    }
-                }
-            }
+            });
         });
-        out
-    });
-    fits.into_inner().then_some(windows)
+    fits.into_inner()
 }
 
 impl Layout {
@@ -327,76 +326,104 @@ impl Layout {
         }
     }
 
-    /// The numbers of all tiles of a run of images, `[channels, 16, columns]`. `fits` becomes false if some do not.
+    /// Writes the numbers of all tiles of a run of images, from the image `first` on, `[channels, 16, columns]`. False if some do
+    /// not [`fit`].
     fn spread(
-        (values, channels): (&[f32], usize),
+        &self,
+        values: &[f32],
         tiled: Tiled,
-        arch: Arch,
-        fits: &AtomicBool,
+        first: usize,
         four: impl Fn(&[f32], usize, &mut [f32], usize) + Copy + Sync,
-    ) -> Vec<f32> {
+        out: &mut [f32],
+    ) -> bool {
         let plane = tiled.size[0] * tiled.size[1];
-        let size = 16 * tiled.columns();
-        build(channels * size, size, |channel, blank| {
-            let out = zeroed(blank);
-            let image = |i: usize| &values[(i * channels + channel) * plane..][..plane];
+        let fits = AtomicBool::new(true);
+        let arch = arch();
+        let lines = out.par_chunks_exact_mut(16 * tiled.columns()).enumerate();
+        lines.for_each(|(channel, out)| {
+            let image = |i: usize| &values[(channel * self.images + first + i) * plane..][..plane];
             with_scratch(tiled.scratch(), |scratch| {
+                // What the last vector is longer than the tiles is written with them, and never read as one.
                 if !vectorised!(arch, tiled.spread(image, four, scratch, out)) {
                     fits.store(false, Ordering::Relaxed);
                 }
             });
-            out
-        })
+        });
+        fits.into_inner()
+    }
+
+    /// The runs of images that are worked on together.
+    fn runs(&self, whole: Tiled) -> Vec<Tiled> {
+        let starts = (0..self.images).step_by(whole.images);
+        let run = |first: usize| Tiled {
+            images: whole.images.min(self.images - first),
+            ..whole
+        };
+        starts.map(run).collect()
     }
 
     /// The convolution of `x` with a weight of `[outputs, channels, 3, 3]`; none if some numbers do not [`fit`].
     pub(super) fn forward_tiled(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Option<Vec<f32>> {
         let (channels, outputs, plane) = (self.channels, self.outputs, self.out_plane());
         let whole = self.tiled_inputs();
-        let windows = windows(weight, channels)?;
+        let runs = self.runs(whole);
         note(
             (outputs, channels, self.images * whole.tiles_of_image()),
             (false, false),
             16,
         );
         let arch = arch();
-        let fits = AtomicBool::new(true);
-        let total = self.images * outputs * plane;
-        let y = build(total, total, |_, blank| {
-            in_rows(blank, whole.images * outputs * plane, |run, blank| {
-                let images = blank.len() / (outputs * plane);
-                let tiled = Tiled { images, ..whole };
-                let columns = tiled.columns();
-                let x = &x[run * whole.images * channels * self.plane()..];
-                let tiles = Self::spread((x, channels), tiled, arch, &fits, Tiled::inputs);
-                if !fits.load(Ordering::Relaxed) {
-                    return zeroed(blank);
-                }
-                let products = build(16 * outputs * columns, outputs * columns, |k, blank| {
-                    let windows = Matrix::strided(&windows[k * channels..], (outputs, channels), (16 * channels, 1));
-                    let tiles = Matrix::strided(&tiles[k * columns..], (channels, columns), (16 * columns, 1));
-                    product(blank, windows, tiles, Threads::One)
-                });
-                let out = Tiled {
-                    size: self.out_size,
-                    ..tiled
-                };
-                let together = rows_of(plane);
-                in_pieces(blank, together * plane, |piece, blank| {
-                    let y = zeroed(blank);
-                    with_scratch(4 * out.filled(), |scratch| {
-                        for (i, y) in y.chunks_exact_mut(plane).enumerate() {
-                            let (image, output) = ((piece * together + i) / outputs, (piece * together + i) % outputs);
+        let of_windows = 16 * outputs * channels;
+        let of_tiles = 16 * channels * whole.columns();
+        let memory = of_windows + of_tiles + 16 * outputs * whole.columns();
+        with_scratch(memory, |scratch| {
+            let (held, scratch) = scratch.split_at_mut(of_windows);
+            let mut fits = windows(weight, channels, held);
+            let held = &*held;
+            let sizes: Vec<[usize; 1]> = (0..outputs)
+                .flat_map(|_| runs.iter().map(|run| [run.images * plane]))
+                .collect();
+            let [y] = build_in_turn(
+                &sizes,
+                runs.len(),
+                |piece| piece % runs.len(),
+                |run, pieces| {
+                    let (first, tiled) = (run * whole.images, runs[run]);
+                    let columns = tiled.columns();
+                    let (tiles, products) = scratch.split_at_mut(16 * channels * columns);
+                    let products = &mut products[..16 * outputs * columns];
+                    fits = fits && self.spread(x, tiled, first, Tiled::inputs, tiles);
+                    if fits {
+                        let products = products.par_chunks_exact_mut(outputs * columns).enumerate();
+                        products.for_each(|(k, products)| {
+                            let windows =
+                                Matrix::strided(&held[k * channels..], (outputs, channels), (16 * channels, 1));
+                            let tiles = Matrix::strided(&tiles[k * columns..], (channels, columns), (16 * columns, 1));
+                            product_in_rows((products, columns), false, windows, tiles, Threads::One);
+                        });
+                    }
+                    let out = Tiled {
+                        size: self.out_size,
+                        ..tiled
+                    };
+                    let planes = pieces.into_par_iter().enumerate().map(|(output, [blank])| {
+                        let y = zeroed(blank);
+                        if fits {
                             let bias = bias.map_or(0.0, |bias| bias[output]);
-                            let products = &products[output * columns + image * out.tiles_of_image()..];
-                            vectorised!(arch, out.gather(products, outputs * columns, bias, scratch, y));
+                            with_scratch(4 * out.filled(), |scratch| {
+                                for (image, y) in y.chunks_exact_mut(plane).enumerate() {
+                                    let products = &products[output * columns + image * out.tiles_of_image()..];
+                                    vectorised!(arch, out.gather(products, outputs * columns, bias, scratch, y));
+                                }
+                            });
                         }
+                        [y]
                     });
-                    y
-                })
-            })
-        });
-        fits.into_inner().then_some(y)
+                    planes.collect()
+                },
+            );
+            fits.then_some(y)
+        })
     }
 
     /// The gradient of the weight, `[outputs, channels, 3, 3]`; none if some numbers do not [`fit`].
@@ -409,34 +436,36 @@ impl Layout {
             16,
         );
         let arch = arch();
-        let fits = AtomicBool::new(true);
         let mut sums = vec![0.0; 16 * outputs * channels];
-        for first in (0..self.images).step_by(whole.images) {
-            let tiled = Tiled {
-                images: whole.images.min(self.images - first),
-                ..whole
-            };
-            let of_outputs = Tiled {
-                size: self.out_size,
-                padding: [0; 2],
-                ..tiled
-            };
-            let columns = tiled.columns();
-            let x = &x[first * channels * self.plane()..];
-            let dy = &dy[first * outputs * self.out_plane()..];
-            let tiles = Self::spread((x, channels), tiled, arch, &fits, Tiled::inputs);
-            let gradients = Self::spread((dy, outputs), of_outputs, arch, &fits, Tiled::gradients);
-            if !fits.load(Ordering::Relaxed) {
-                return None;
-            }
-            // What the gradients' last vector is longer holds zeros: those columns add nothing.
-            sums.par_chunks_mut(outputs * channels)
-                .enumerate()
-                .for_each(|(k, sums)| {
-                    let gradients = Matrix::strided(&gradients[k * columns..], (outputs, columns), (16 * columns, 1));
-                    let tiles = Matrix::strided(&tiles[k * columns..], (channels, columns), (16 * columns, 1));
-                    product_in_rows((sums, channels), true, gradients, tiles.transposed(), Threads::One);
-                });
+        let memory = 16 * (channels + outputs) * whole.columns();
+        let fits = with_scratch(memory, |scratch| {
+            self.runs(whole).into_iter().enumerate().all(|(run, tiled)| {
+                let first = run * whole.images;
+                let of_outputs = Tiled {
+                    size: self.out_size,
+                    padding: [0; 2],
+                    ..tiled
+                };
+                let columns = tiled.columns();
+                let (tiles, gradients) = scratch.split_at_mut(16 * channels * columns);
+                let gradients = &mut gradients[..16 * outputs * columns];
+                let fits = self.spread(x, tiled, first, Tiled::inputs, tiles)
+                    && self.spread(dy, of_outputs, first, Tiled::gradients, gradients);
+                if fits {
+                    // Without what the last vector is longer than the tiles.
+                    let inner = tiled.images * tiled.tiles_of_image();
+                    let sums = sums.par_chunks_exact_mut(outputs * channels).enumerate();
+                    sums.for_each(|(k, sums)| {
+                        let gradients = Matrix::strided(&gradients[k * columns..], (outputs, inner), (16 * columns, 1));
+                        let tiles = Matrix::strided(&tiles[k * columns..], (channels, inner), (16 * columns, 1));
+                        add_outer(sums, gradients, tiles);
+                    });
+                }
+                fits
+            })
+        });
+        if !fits {
+            return None;
         }
         let size = outputs * channels;
         let gradient = build(9 * size, 9 * channels, |output, blank| {
