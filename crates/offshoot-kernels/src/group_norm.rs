@@ -12,7 +12,7 @@ use crate::convolution::by_image;
 use crate::operation::Kernel;
 use crate::slices::{tensor, values};
 use crate::vector::{
-    Blank, Pieces, Unwritten, arch, build_bundles, copied, filled, sum_of, sum_pairs, vectorised, with_scratch,
+    Blank, LANES, Pieces, RUN, Unwritten, arch, build_bundles, copied, filled, sum_of, vectorised, with_scratch,
 };
 
 /// How images of `[channels, batch, height, width]` are normalised (Wu and He 2018): the channels of each of `groups` runs
@@ -111,6 +111,56 @@ impl Line<'_> {
     fn sum(&self, i: usize) -> f32 {
         self.normed(i) + self.residual[i]
     }
+
+    /// The sums that are the gradients of scale and shift, from the gradient of the sum; it times the scale is added to `alone`,
+    /// and that times the normalised input to `along`.
+    #[inline(always)]
+    fn sums(&self, gradient: &[f32], alone: &mut [f32], along: &mut [f32]) -> [f32; 2] {
+        let mut sums = [0.0; 2];
+        let gradient = gradient.chunks(RUN);
+        let given = self
+            .x
+            .chunks(RUN)
+            .zip(self.mean.chunks(RUN))
+            .zip(self.factor.chunks(RUN));
+        let found = alone.chunks_mut(RUN).zip(along.chunks_mut(RUN));
+        for ((d, ((x, mean), factor)), (alone, along)) in gradient.zip(given).zip(found) {
+            let (d, d_rest) = d.as_chunks::<LANES>();
+            let ((x, x_rest), (mean, mean_rest)) = (x.as_chunks::<LANES>(), mean.as_chunks::<LANES>());
+            let (factor, factor_rest) = factor.as_chunks::<LANES>();
+            let (alone, alone_rest) = alone.as_chunks_mut::<LANES>();
+            let (along, along_rest) = along.as_chunks_mut::<LANES>();
+            let mut lanes = [[0.0; LANES]; 2];
+            let given = d.iter().zip(x).zip(mean).zip(factor);
+            for ((((d, x), mean), factor), (alone, along)) in given.zip(alone.iter_mut().zip(along)) {
+                for l in 0..LANES {
+                    let normal = (x[l] - mean[l]) * factor[l];
+                    let scaled = self.scale * d[l];
+                    alone[l] += scaled;
+                    along[l] = scaled.mul_add(normal, along[l]);
+                    lanes[0][l] = d[l].mul_add(normal, lanes[0][l]);
+                    lanes[1][l] += d[l];
+                }
+            }
+            let given = d_rest.iter().zip(x_rest).zip(mean_rest).zip(factor_rest);
+            for ((((d, x), mean), factor), (alone, along)) in given.zip(alone_rest.iter_mut().zip(along_rest)) {
+                let normal = (x - mean) * factor;
+                let scaled = self.scale * d;
+                *alone += scaled;
+                *along = scaled.mul_add(normal, *along);
+                lanes[0][0] = d.mul_add(normal, lanes[0][0]);
+                lanes[1][0] += d;
+            }
+            for (sum, lanes) in sums.iter_mut().zip(&lanes) {
+                *sum += sum_of(
+                    lanes,
+                    #[inline(always)]
+                    |x| x,
+                );
+            }
+        }
+        sums
+    }
 }
 
 /// `value` where a ReLU lets `y` through, as it does a NaN, and zero elsewhere.
@@ -131,10 +181,12 @@ impl Layout {
         self.images * self.plane
     }
 
-    /// Images of one part: with what is made of them they are to stay in a core's cache.
+    /// Images of one part: with what is made of them they are to stay in a core's second cache, and statistics in its first.
     fn run(&self) -> usize {
         const NUMBERS: usize = 1 << 16;
-        (NUMBERS / (self.together * self.plane).max(1)).clamp(1, self.images.max(1))
+        const PIXELS: usize = 1 << 10;
+        let together = (NUMBERS / self.together.max(1)).min(PIXELS);
+        (together / self.plane.max(1)).clamp(1, self.images.max(1))
     }
 
     /// Runs of images.
@@ -304,7 +356,7 @@ impl Layout {
     }
 
     /// One part of the gradients: `dx`, the gradient behind the ReLU where there is memory for it, and the sums that are those of
-    /// scale and shift, from the gradient `dy` of the result. Needs memory for five lines.
+    /// scale and shift, from the gradient `dy` of the result. Needs memory for four lines.
     #[inline(always)]
     fn backward<'a>(
         &self,
@@ -317,7 +369,6 @@ impl Layout {
         let n = (self.together * self.plane) as f32;
         let (mean, scratch) = scratch.split_at_mut(part.pixels);
         let (factor, scratch) = scratch.split_at_mut(part.pixels);
-        let (normal, scratch) = scratch.split_at_mut(part.pixels);
         let (alone, along) = scratch.split_at_mut(part.pixels);
         self.statistics(part, parts.x, mean, factor);
         // Sums of the scaled gradient over the group, alone and times the normalised input.
@@ -327,27 +378,7 @@ impl Layout {
         for (c, [dx, inner, sums]) in blanks.into_iter().enumerate() {
             let line = self.line(parts, part, c, (mean, factor));
             let dx = self.inner(line, self.of(part, c, dy), dx);
-            let x = line.x;
-            for (((normal, x), mean), factor) in normal.iter_mut().zip(x).zip(&*mean).zip(&*factor) {
-                *normal = (x - mean) * factor;
-            }
-            let scale = parts.scale[part.channel + c];
-            for (((alone, along), normal), d) in alone.iter_mut().zip(&mut *along).zip(&*normal).zip(&*dx) {
-                let scaled = scale * d;
-                *alone += scaled;
-                *along = scaled.mul_add(*normal, *along);
-            }
-            let of_scale = sum_pairs(
-                dx,
-                normal,
-                #[inline(always)]
-                |d, normal| d * normal,
-            );
-            let of_shift = sum_of(
-                dx,
-                #[inline(always)]
-                |d| d,
-            );
+            let [of_scale, of_shift] = line.sums(dx, alone, along);
             let inner = filled(
                 inner,
                 #[inline(always)]
@@ -424,7 +455,7 @@ impl Kernel for GroupNorm {
         let part_of = |piece| layout.part_of(piece);
         let [dx, inner, sums] = build_bundles(&sizes, layout.parts(), part_of, |part, blanks| {
             let part = layout.part(part);
-            with_scratch(5 * part.pixels, |scratch| {
+            with_scratch(4 * part.pixels, |scratch| {
                 vectorised!(arch, layout.backward(parts, dy, part, blanks, scratch))
             })
         });

@@ -10,11 +10,11 @@ use burn::backend::{Backend, Flex, TensorMetadata};
 use burn::tensor::Shape;
 
 use crate::gelu;
-use crate::gemm::{Matrix, Threads, note, product};
+use crate::gemm::{Matrix, Threads, note, product, turn};
 use crate::norm::Norm;
 use crate::operation::Kernel;
 use crate::slices::{tensor, values};
-use crate::vector::{add_up, arch, build, build_pieces, copied, dot, rows_of, vectorised, with_scratch, zeroed};
+use crate::vector::{LANES, add_up, arch, build, build_pieces, copied, dot, rows_of, vectorised, with_scratch, zeroed};
 
 /// What a linear layer does to its input first.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -126,20 +126,19 @@ fn block(inputs: usize, outputs: usize) -> usize {
     ((1 << 17) / inputs.max(outputs).max(1)).clamp(64, 512)
 }
 
-/// `[inputs, outputs]` from an `[outputs, inputs]` matrix whose rows are multiplied by `factors`.
+/// Threads of the product of each block: few rows are one block, whose product all threads share.
+fn threads(rows: usize, block: usize) -> Threads {
+    if rows > block { Threads::One } else { Threads::All }
+}
+
+/// `[inputs, outputs]` from an `[outputs, inputs]` matrix.
 fn turned(weight: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
-    const TILE: usize = 16;
     let arch = arch();
-    build(inputs * outputs, TILE * outputs.max(1), |i, blank| {
-        let first = i * TILE;
+    build(inputs * outputs, LANES * outputs.max(1), |i, blank| {
+        let first = i * LANES;
+        let columns = LANES.min(inputs - first);
         let out = zeroed(blank);
-        vectorised!(arch, {
-            for (o, row) in weight.chunks_exact(inputs).enumerate() {
-                for (k, &value) in row[first..(first + TILE).min(inputs)].iter().enumerate() {
-                    out[k * outputs + o] = value;
-                }
-            }
-        });
+        vectorised!(arch, turn(&weight[first..], (outputs, columns, inputs), out));
         out
     })
 }
@@ -254,12 +253,13 @@ impl Kernel for Form {
         } else {
             Matrix::new(weight, outputs, inputs).transposed()
         };
+        let threads = threads(rows, block);
         let y = build(rows * outputs, block * outputs, |i, blank| {
             let first = i * block;
             let n = blank.len() / outputs.max(1);
             let x = &x[first * inputs..][..n * inputs];
             let y = match self.entry {
-                Entry::Plain => product(blank, Matrix::new(x, n, inputs), weight, Threads::One),
+                Entry::Plain => product(blank, Matrix::new(x, n, inputs), weight, threads),
                 _ => with_scratch(n * inputs, |entered| {
                     vectorised!(
                         arch,
@@ -268,7 +268,7 @@ impl Kernel for Form {
                             None => gelu::values(x, entered),
                         }
                     );
-                    product(blank, Matrix::new(entered, n, inputs), weight, Threads::One)
+                    product(blank, Matrix::new(entered, n, inputs), weight, threads)
                 }),
             };
             vectorised!(arch, {
@@ -342,7 +342,7 @@ impl Kernel for Form {
             let dy = &dy[first * outputs..][..n * outputs];
             let dx = match inner {
                 0 => zeroed(dx),
-                _ => product(dx, Matrix::new(dy, n, outputs), scaled, Threads::One),
+                _ => product(dx, Matrix::new(dy, n, outputs), scaled, threads(rows, block)),
             };
             let entered = zeroed(entered);
             let sums = zeroed(sums);

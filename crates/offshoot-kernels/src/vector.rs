@@ -392,7 +392,7 @@ pub(crate) fn add_up(parts: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// Terms that are summed in lanes before they are added to the rest, so that long sums keep their digits.
-const RUN: usize = 64 * LANES;
+pub(crate) const RUN: usize = 64 * LANES;
 /// Lanes of four vectors, so that one addition need not wait for the one before.
 const WIDE: usize = 4 * LANES;
 

@@ -19,6 +19,8 @@ const TOGETHER: usize = 2 << 20;
 const CHANNELS: usize = 16;
 /// The same where tiles fill less than half of a vector.
 const CHANNELS_OF_SMALL: usize = 128;
+/// Tiles of all images below which the numbers of windows cost more than the products that they save.
+const TILES: usize = 24;
 /// From here on a sum could overflow that does not by the definition.
 const LIMIT: f32 = 1e15;
 
@@ -311,7 +313,8 @@ impl Layout {
         self.kernel == [3, 3]
             && self.stride == 1
             && self.channels.min(self.outputs) >= least
-            && self.images * self.out_plane() > 0
+            && self.images * self.out_size.iter().map(|size| size.div_ceil(2)).product::<usize>() >= TILES
+            && self.out_size.iter().all(|&size| size > 1)
     }
 
     /// Inputs that are cut into tiles, in runs of a few images.
