@@ -15,7 +15,7 @@ use burn::backend::ops::ConvOptions;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata};
 
-use crate::gemm::{Matrix, Threads, add_outer, note, product, product_in_rows};
+use crate::gemm::{Matrix, Threads, note, outer_product, product, product_in_rows, turn};
 use crate::operation::Kernel;
 use crate::slices::{tensor, values};
 use crate::vector::{
@@ -323,8 +323,21 @@ impl Layout {
 
     /// The convolution of `x` with a weight of `[outputs, channels, height, width]`, the faster way.
     fn run(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let tiled = self.tiled().then(|| self.forward_tiled(x, weight, bias)).flatten();
-        tiled.unwrap_or_else(|| self.by_columns(x, Matrix::new(weight, self.outputs, self.inputs()), bias))
+        let tiled = self.tiled().then(|| self.forward_tiled(x, weight, bias, false));
+        let by_columns = || self.by_columns(x, Matrix::new(weight, self.outputs, self.inputs()), bias);
+        tiled.flatten().unwrap_or_else(by_columns)
+    }
+
+    /// The gradient of the input of a layer by its [`turned`](Self::turned) layout, with the layer's weight.
+    fn run_turned(&self, dy: &[f32], weight: &[f32]) -> Vec<f32> {
+        if self.taps() == 1 {
+            return self.by_columns(dy, Matrix::new(weight, self.channels, self.outputs).transposed(), None);
+        }
+        let tiled = self.tiled().then(|| self.forward_tiled(dy, weight, None, true));
+        tiled.flatten().unwrap_or_else(|| {
+            let weight = turned(weight, self.channels, self.outputs, self.taps());
+            self.by_columns(dy, Matrix::new(&weight, self.outputs, self.inputs()), None)
+        })
     }
 
     /// The convolution of `x` with a weight of `[outputs, inputs]`.
@@ -434,9 +447,9 @@ impl Layout {
             let sum = zeroed(blank);
             let mut add = |columns: Matrix<'_>, dy: Matrix<'_>| {
                 if by_input {
-                    add_outer(sum, columns, dy);
+                    outer_product(sum, true, columns, dy);
                 } else {
-                    add_outer(sum, dy, columns);
+                    outer_product(sum, true, dy, columns);
                 }
             };
             if self.direct() {
@@ -466,26 +479,25 @@ impl Layout {
             let first = i * LANES;
             let count = blank.len() / inputs;
             let out = zeroed(blank);
-            for share in 0..shares {
-                for p in 0..parts {
-                    let own = channels(p).len() * taps;
-                    let at = channels(p).start * taps;
-                    let sum = &sums[share * size + outputs * at..][..outputs * own];
-                    if by_input {
-                        for (j, sum) in sum.chunks_exact(outputs).enumerate() {
-                            for (r, sum) in sum[first..][..count].iter().enumerate() {
-                                out[r * inputs + at + j] += sum;
-                            }
-                        }
-                    } else {
-                        let rows = out.chunks_exact_mut(inputs).zip(sum[first * own..].chunks_exact(own));
-                        for (out, sum) in rows {
+            with_scratch(count * part * taps, |scratch| {
+                for share in 0..shares {
+                    for p in 0..parts {
+                        let own = channels(p).len() * taps;
+                        let at = channels(p).start * taps;
+                        let sum = &sums[share * size + outputs * at..][..outputs * own];
+                        let rows = if by_input {
+                            vectorised!(arch, turn(&sum[first..], (own, count, outputs), scratch));
+                            &*scratch
+                        } else {
+                            &sum[first * own..]
+                        };
+                        for (out, row) in out.chunks_exact_mut(inputs).zip(rows.chunks_exact(own)) {
                             let out = out[at..].iter_mut();
-                            out.zip(sum).for_each(|(out, sum)| *out += sum);
+                            out.zip(row).for_each(|(out, sum)| *out += sum);
                         }
                     }
                 }
-            }
+            });
             out
         })
     }
@@ -557,11 +569,9 @@ impl Kernel for Window {
         let (x, weight, dy) = (values(&tensors[0]), values(&tensors[1]), values(&gradient));
         let mut gradients = Vec::new();
         gradients.push(wanted[0].then(|| {
-            let straight = Matrix::new(weight, outputs, inputs);
             let dx = match layout.turned() {
-                Some(backward) if layout.taps() == 1 => backward.by_columns(dy, straight.transposed(), None),
-                Some(backward) => backward.run(dy, &turned(weight, outputs, layout.channels, layout.taps()), None),
-                None => layout.folded(straight, dy),
+                Some(backward) => backward.run_turned(dy, weight),
+                None => layout.folded(Matrix::new(weight, outputs, inputs), dy),
             };
             tensor(dx, tensors[0].shape())
         }));

@@ -87,17 +87,20 @@ pub(crate) fn turn(values: &[f32], (rows, width, stride): (usize, usize, usize),
     }
 }
 
-/// Adds `a b^T` to `out`, row by row, on the caller's thread; `a` and `b` have rows of neighbouring values. Put the one with fewer
-/// rows second: it is turned, some of its columns at a time, because a product that finds it by rows takes up to three times as
-/// long.
+/// Writes `a b^T` to `out`, row by row, on the caller's thread, or adds it to what is there if that is to be `kept`; `a` and `b`
+/// have rows of neighbouring values. Put the one with fewer rows second: it is turned, some of its columns at a time, because a
+/// product that finds it by rows takes up to three times as long.
 ///
 /// # Panics
 /// If the sizes do not fit, or the values of a row do not lie side by side.
-pub(crate) fn add_outer(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
+pub(crate) fn outer_product(out: &mut [f32], kept: bool, a: Matrix<'_>, b: Matrix<'_>) {
     const TOGETHER: usize = 512;
     let (rows, inner) = b.size;
     assert_eq!(inner, a.size.1, "inner sizes of a product");
     assert!(inner < 2 || (a.strides.1, b.strides.1) == (1, 1), "rows that lie apart");
+    if inner == 0 && !kept {
+        out.fill(0.0);
+    }
     let arch = arch();
     with_scratch(rows * TOGETHER.min(inner), |turned| {
         for first in (0..inner).step_by(TOGETHER) {
@@ -106,7 +109,7 @@ pub(crate) fn add_outer(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
             vectorised!(arch, turn(&b.values[first..], (rows, count, b.strides.0), turned));
             let b = Matrix::new(turned, count, rows);
             let a = Matrix::strided(&a.values[first..], (a.size.0, count), a.strides);
-            product_in_rows((&mut *out, rows), true, a, b, Threads::One);
+            product_in_rows((&mut *out, rows), kept || first > 0, a, b, Threads::One);
         }
     });
 }
@@ -351,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn outer_products_are_added_whatever_the_sizes_and_strides() {
+    fn outer_products_are_exact_whatever_the_sizes_and_strides() {
         for (m, k, n) in [
             (1, 1, 1),
             (3, 5, 7),
@@ -363,16 +366,17 @@ mod tests {
             for apart in [0, 3] {
                 let stride = k + apart;
                 let (a, b) = (numbers(m * stride), numbers(n * stride));
-                let mut out = vec![2.0; m * n];
-                add_outer(
-                    &mut out,
-                    Matrix::strided(&a, (m, k), (stride, 1)),
-                    Matrix::strided(&b, (n, k), (stride, 1)),
-                );
-                for (at, found) in out.iter().enumerate() {
-                    let (a, b) = (&a[at / n * stride..][..k], &b[at % n * stride..][..k]);
-                    let expected: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
-                    assert_eq!(*found, expected + 2.0, "{m} x {k} x {n}, {apart} between rows");
+                let left = Matrix::strided(&a, (m, k), (stride, 1));
+                let right = Matrix::strided(&b, (n, k), (stride, 1));
+                for kept in [false, true] {
+                    let mut out = vec![2.0; m * n];
+                    outer_product(&mut out, kept, left, right);
+                    for (at, found) in out.iter().enumerate() {
+                        let (a, b) = (&a[at / n * stride..][..k], &b[at % n * stride..][..k]);
+                        let expected: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+                        let before = if kept { 2.0 } else { 0.0 };
+                        assert_eq!(*found, expected + before, "{m} x {k} x {n}, {apart} between rows");
+                    }
                 }
             }
         }

@@ -166,7 +166,7 @@ fn cases() -> Vec<Case> {
         // Tiles: whole ones, cut ones, fewer and more than a vector in a row, and runs of images.
         Case::new([3, 16, 13, 13], 16, [3, 3], (1, 1), true),
         Case::new([2, 17, 7, 33], 18, [3, 3], (1, 1), true),
-        Case::new([2, 128, 5, 5], 129, [3, 3], (1, 0), false),
+        Case::new([8, 128, 5, 5], 129, [3, 3], (1, 0), false),
         Case::new([1, 33, 5, 36], 16, [3, 3], (1, 2), true),
         Case::new([40, 16, 21, 20], 17, [3, 3], (1, 1), false),
         // Windows that are not square, jump over pixels, or see nothing but zeros.

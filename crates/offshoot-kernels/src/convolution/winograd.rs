@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::prelude::*;
 
 use super::Layout;
-use crate::gemm::{Matrix, Threads, add_outer, note, product_in_rows};
+use crate::gemm::{Matrix, Threads, note, outer_product, product_in_rows};
 use crate::vector::{LANES, arch, build, build_in_turn, vectorised, with_scratch, zeroed};
 
 /// Values of tiles and of what they become, of those images that are worked on together: they are to stay in the last cache.
@@ -168,26 +168,26 @@ impl Tiled {
         fit(plane)
     }
 
-    /// The 16 numbers of each tile of one channel in some images: 16 rows of [`columns`](Self::columns). `image` gives the
-    /// channel of each image, and `four` writes the numbers of a vector of tiles from the lines of a row of tiles.
+    /// The 16 numbers of each tile of one channel in some images, whose pixels are `planes`: 16 rows of
+    /// [`columns`](Self::columns). They are those of tiles of gradients, or of inputs.
     #[inline(always)]
-    fn spread<'a>(
-        &self,
-        image: impl Fn(usize) -> &'a [f32],
-        four: impl Fn(&[f32], usize, &mut [f32], usize),
-        scratch: &mut [f32],
-        out: &mut [f32],
-    ) -> bool {
+    fn spread<const GRADIENTS: bool>(&self, planes: &[f32], scratch: &mut [f32], out: &mut [f32]) -> bool {
         let columns = self.columns();
         let length = 2 * (self.filled() + LANES);
         let mut fits = true;
         for i in 0..self.images {
-            fits &= self.lines(image(i), scratch);
+            let plane = self.size[0] * self.size[1];
+            fits &= self.lines(&planes[i * plane..][..plane], scratch);
             for row in 0..self.tiles[0] {
                 let lines = &scratch[(2 * row + 1) * length..][..4 * length];
                 for tile in (0..self.tiles[1]).step_by(LANES) {
                     let at = i * self.tiles_of_image() + row * self.tiles[1] + tile;
-                    four(lines, tile, &mut out[at..], columns);
+                    // Not by a function that is handed in: it would not be compiled for the vectors.
+                    if GRADIENTS {
+                        Self::gradients(lines, tile, &mut out[at..], columns);
+                    } else {
+                        Self::inputs(lines, tile, &mut out[at..], columns);
+                    }
                 }
             }
         }
@@ -331,23 +331,16 @@ impl Layout {
 
     /// Writes the numbers of all tiles of a run of images, from the image `first` on, `[channels, 16, columns]`. False if some do
     /// not [`fit`].
-    fn spread(
-        &self,
-        values: &[f32],
-        tiled: Tiled,
-        first: usize,
-        four: impl Fn(&[f32], usize, &mut [f32], usize) + Copy + Sync,
-        out: &mut [f32],
-    ) -> bool {
+    fn spread<const GRADIENTS: bool>(&self, values: &[f32], tiled: Tiled, first: usize, out: &mut [f32]) -> bool {
         let plane = tiled.size[0] * tiled.size[1];
         let fits = AtomicBool::new(true);
         let arch = arch();
         let lines = out.par_chunks_exact_mut(16 * tiled.columns()).enumerate();
         lines.for_each(|(channel, out)| {
-            let image = |i: usize| &values[(channel * self.images + first + i) * plane..][..plane];
+            let planes = &values[(channel * self.images + first) * plane..][..tiled.images * plane];
             with_scratch(tiled.scratch(), |scratch| {
                 // What the last vector is longer than the tiles is written with them, and never read as one.
-                if !vectorised!(arch, tiled.spread(image, four, scratch, out)) {
+                if !vectorised!(arch, tiled.spread::<GRADIENTS>(planes, scratch, out)) {
                     fits.store(false, Ordering::Relaxed);
                 }
             });
@@ -365,8 +358,15 @@ impl Layout {
         starts.map(run).collect()
     }
 
-    /// The convolution of `x` with a weight of `[outputs, channels, 3, 3]`; none if some numbers do not [`fit`].
-    pub(super) fn forward_tiled(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Option<Vec<f32>> {
+    /// The convolution of `x` with a weight of `[outputs, channels, 3, 3]`, or the gradient of an input from the gradient `x` and a
+    /// weight of `[channels, outputs, 3, 3]`, whose windows are turned. None if some numbers do not [`fit`].
+    pub(super) fn forward_tiled(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        turned: bool,
+    ) -> Option<Vec<f32>> {
         let (channels, outputs, plane) = (self.channels, self.outputs, self.out_plane());
         let whole = self.tiled_inputs();
         let runs = self.runs(whole);
@@ -381,8 +381,22 @@ impl Layout {
         let memory = of_windows + of_tiles + 16 * outputs * whole.columns();
         with_scratch(memory, |scratch| {
             let (held, scratch) = scratch.split_at_mut(of_windows);
-            let mut fits = windows(weight, channels, held);
+            let (rows, width) = if turned {
+                (channels, outputs)
+            } else {
+                (outputs, channels)
+            };
+            let mut fits = windows(weight, width, held);
             let held = &*held;
+            let windows = |k: usize| {
+                let of = |k| Matrix::strided(&held[k * width..], (rows, width), (16 * width, 1));
+                if !turned {
+                    return of(k);
+                }
+                // A window that is turned has the same numbers with the first and the last of each dimension swapped.
+                let swapped = |i: usize| [3, 1, 2, 0][i];
+                of(4 * swapped(k / 4) + swapped(k % 4)).transposed()
+            };
             let sizes: Vec<[usize; 1]> = (0..outputs)
                 .flat_map(|_| runs.iter().map(|run| [run.images * plane]))
                 .collect();
@@ -395,14 +409,12 @@ impl Layout {
                     let columns = tiled.columns();
                     let (tiles, products) = scratch.split_at_mut(16 * channels * columns);
                     let products = &mut products[..16 * outputs * columns];
-                    fits = fits && self.spread(x, tiled, first, Tiled::inputs, tiles);
+                    fits = fits && self.spread::<false>(x, tiled, first, tiles);
                     if fits {
                         let products = products.par_chunks_exact_mut(outputs * columns).enumerate();
                         products.for_each(|(k, products)| {
-                            let windows =
-                                Matrix::strided(&held[k * channels..], (outputs, channels), (16 * channels, 1));
                             let tiles = Matrix::strided(&tiles[k * columns..], (channels, columns), (16 * columns, 1));
-                            product_in_rows((products, columns), false, windows, tiles, Threads::One);
+                            product_in_rows((products, columns), false, windows(k), tiles, Threads::One);
                         });
                     }
                     let out = Tiled {
@@ -438,11 +450,11 @@ impl Layout {
             (false, true),
             16,
         );
-        let arch = arch();
-        let mut sums = vec![0.0; 16 * outputs * channels];
-        let memory = 16 * (channels + outputs) * whole.columns();
-        let fits = with_scratch(memory, |scratch| {
-            self.runs(whole).into_iter().enumerate().all(|(run, tiled)| {
+        let of_sums = 16 * outputs * channels;
+        let memory = of_sums + 16 * (channels + outputs) * whole.columns();
+        with_scratch(memory, |scratch| {
+            let (sums, scratch) = scratch.split_at_mut(of_sums);
+            let fits = self.runs(whole).into_iter().enumerate().all(|(run, tiled)| {
                 let first = run * whole.images;
                 let of_outputs = Tiled {
                     size: self.out_size,
@@ -452,8 +464,8 @@ impl Layout {
                 let columns = tiled.columns();
                 let (tiles, gradients) = scratch.split_at_mut(16 * channels * columns);
                 let gradients = &mut gradients[..16 * outputs * columns];
-                let fits = self.spread(x, tiled, first, Tiled::inputs, tiles)
-                    && self.spread(dy, of_outputs, first, Tiled::gradients, gradients);
+                let fits = self.spread::<false>(x, tiled, first, tiles)
+                    && self.spread::<true>(dy, of_outputs, first, gradients);
                 if fits {
                     // Without what the last vector is longer than the tiles.
                     let inner = tiled.images * tiled.tiles_of_image();
@@ -461,17 +473,21 @@ impl Layout {
                     sums.for_each(|(k, sums)| {
                         let gradients = Matrix::strided(&gradients[k * columns..], (outputs, inner), (16 * columns, 1));
                         let tiles = Matrix::strided(&tiles[k * columns..], (channels, inner), (16 * columns, 1));
-                        add_outer(sums, gradients, tiles);
+                        outer_product(sums, run > 0, gradients, tiles);
                     });
                 }
                 fits
-            })
-        });
-        if !fits {
-            return None;
-        }
+            });
+            fits.then(|| self.windows_of(sums))
+        })
+    }
+
+    /// The gradient of a weight from the sums of the 16 products, `[16, outputs, channels]`.
+    fn windows_of(&self, sums: &[f32]) -> Vec<f32> {
+        let (channels, outputs) = (self.channels, self.outputs);
+        let arch = arch();
         let size = outputs * channels;
-        let gradient = build(9 * size, 9 * channels, |output, blank| {
+        build(9 * size, 9 * channels, |output, blank| {
             let out = zeroed(blank);
             vectorised!(arch, {
                 for first in (0..channels).step_by(LANES) {
@@ -502,7 +518,6 @@ impl Layout {
                 }
             });
             out
-        });
-        Some(gradient)
+        })
     }
 }

@@ -249,10 +249,11 @@ fn a_row_outside_the_matrix_is_refused() {
 #[test]
 fn group_norms_have_the_gradients_of_their_definition() {
     for (groups, shape) in [
-        (1, [2, 3, 2, 3]),
-        (2, [2, 4, 3, 3]),
-        (6, [1, 6, 1, 5]),
-        (2, [2, 6, 4, 5]),
+        (1, [3, 2, 2, 3]),
+        (2, [4, 2, 3, 3]),
+        (6, [6, 1, 1, 5]),
+        (2, [6, 2, 4, 5]),
+        (2, [8, 5, 1, 1]),
     ] {
         for (relu, residual) in [(false, false), (true, false), (true, true), (false, true)] {
             let epsilon = 1e-5;
@@ -260,8 +261,8 @@ fn group_norms_have_the_gradients_of_their_definition() {
             let size = shape.iter().product();
             let mut inputs = vec![
                 numbers(1, size, 1.5),
-                numbers(2, shape[1], 1.5),
-                numbers(3, shape[1], 1.0),
+                numbers(2, shape[0], 1.5),
+                numbers(3, shape[0], 1.0),
             ];
             inputs.extend(residual.then(|| numbers(4, size, 1.0)));
             let ours = |tensors: Vec<Tensor<1>>| {
@@ -286,7 +287,7 @@ fn group_norms_have_the_gradients_of_their_definition() {
 /// Statistics of numbers that are far from zero and close together lose no digits to their size.
 #[test]
 fn group_norm_of_numbers_far_from_zero_keeps_what_digits_they_have() {
-    let shape = [1, 2, 57, 61];
+    let shape = [2, 1, 57, 61];
     let size = shape.iter().product();
     let x: Vec<f32> = numbers(5, size, 1.0).iter().map(|x| x + 1000.0).collect();
     let form = GroupNorm {
@@ -309,5 +310,5 @@ fn groups_of_unequal_size_are_refused() {
         relu: true,
     };
     let ones = || vector(&[1.0; 6]);
-    group_norm(form, ones().reshape([1, 6, 1, 1]), ones(), ones(), None);
+    group_norm(form, ones().reshape([6, 1, 1, 1]), ones(), ones(), None);
 }

@@ -163,23 +163,25 @@ pub(crate) fn gathered(sources: &[Option<u32>], width: usize, x: &[f64]) -> Vec<
     (0..sources.len() * width).map(element).collect()
 }
 
-/// GroupNorm of images, scale, shift and maybe a residual.
+/// GroupNorm of images of `[channels, batch, height, width]`, scale, shift and maybe a residual.
 pub(crate) fn group_norm(form: GroupNorm, shape: [usize; 4], tensors: &[Vec<f64>]) -> Vec<f64> {
-    let [_, channels, height, width] = shape;
+    let [channels, images, height, width] = shape;
     let plane = height * width;
-    let group = channels / form.groups * plane;
-    let mut y = Vec::new();
-    for (g, x) in tensors[0].chunks_exact(group).enumerate() {
-        let mean = x.iter().sum::<f64>() / group as f64;
-        let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / group as f64;
-        for (i, x) in x.iter().enumerate() {
-            let at = g * group + i;
-            let channel = at / plane % channels;
-            let normal = (x - mean) / (variance + form.epsilon).sqrt();
-            let residual = tensors.get(3).map_or(0.0, |residual| residual[at]);
-            let sum = normal * tensors[1][channel] + tensors[2][channel] + residual;
-            y.push(if form.relu { sum.max(0.0) } else { sum });
-        }
-    }
-    y
+    let together = channels / form.groups;
+    let x = &tensors[0];
+    let element = |at: usize| {
+        let (channel, image) = (at / plane / images, at / plane % images);
+        let first = channel / together * together;
+        let places =
+            (first..first + together).flat_map(|c| (c * images + image) * plane..(c * images + image + 1) * plane);
+        let group: Vec<f64> = places.map(|place| x[place]).collect();
+        let n = group.len() as f64;
+        let mean = group.iter().sum::<f64>() / n;
+        let variance = group.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / n;
+        let normal = (x[at] - mean) / (variance + form.epsilon).sqrt();
+        let residual = tensors.get(3).map_or(0.0, |residual| residual[at]);
+        let sum = normal * tensors[1][channel] + tensors[2][channel] + residual;
+        if form.relu { sum.max(0.0) } else { sum }
+    };
+    (0..x.len()).map(element).collect()
 }
