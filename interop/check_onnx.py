@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Opens exported ONNX models with onnx.checker, onnxruntime and tract and compares their outputs with offshoot's features.
+"""Opens exported ONNX models with onnx.checker and onnxruntime and compares their outputs with offshoot's features.
 
 Arguments are run folders; of each, the smallest, middle and largest child by parameters are exported as ONNX and as Hugging Face
 folder, the second for our own features. Checked for each, at batches of 1 and 5: `cls` and `patches` to a tolerance, the declared
 inputs and outputs, and that the metadata say what preprocessor_config.json says. Exits with 1 if anything differs.
 
 Before the first use: cargo build --release --workspace --examples --bins
-and for tract:        cargo build --release --manifest-path interop/tract/Cargo.toml
 """
 
 import argparse
@@ -19,7 +18,7 @@ import numpy
 import onnx
 import onnxruntime
 
-from exported import ROOT, export, family_members, our_features, run
+from exported import ROOT, export, family_members, our_features
 from opened import Difference
 
 BATCHES = (1, 5)
@@ -62,13 +61,6 @@ def check_metadata(model, folder):
             raise Difference(f"metadata say {key} {here}, preprocessor_config.json says {there}")
 
 
-def by_tract(arguments, path, images, names, scratch):
-    """The outputs of a model by tract, in the shapes that are declared."""
-    (scratch / "pixels").write_bytes(images.tobytes())
-    run(arguments.tract, path, scratch / "pixels", *[scratch / name for name in names])
-    return {name: numpy.fromfile(scratch / name, dtype=numpy.float32) for name in names}
-
-
 def check_child(arguments, run_folder, child, scratch):
     exported = scratch / "onnx"
     plain = scratch / "hf"
@@ -94,12 +86,7 @@ def check_child(arguments, run_folder, child, scratch):
         for name in ours:
             if ours[name].shape != theirs[name].shape:
                 raise Difference(f"{name} is {ours[name].shape} here and {theirs[name].shape} in onnxruntime")
-            worst[f"onnxruntime {name}"] = numpy.abs(ours[name] - theirs[name]).max()
-        if arguments.tract.is_file():
-            for name, value in by_tract(arguments, exported / "model.onnx", images, names, scratch).items():
-                if value.size != ours[name].size:
-                    raise Difference(f"{name} has {ours[name].size} numbers here and {value.size} in tract")
-                worst[f"tract {name}"] = numpy.abs(ours[name].ravel() - value).max()
+            worst[name] = numpy.abs(ours[name] - theirs[name]).max()
         figures = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
         largest = max(numpy.abs(value).max() for value in ours.values())
         print(f"  batch {batch}: {figures} (largest feature {largest:.2f})")
@@ -115,12 +102,8 @@ def main():
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference of a feature")
     parser.add_argument("--threads", type=int, default=1, help="threads of onnxruntime")
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "target" / "release", help="where the programs are")
-    tract = ROOT / "interop" / "tract" / "target" / "release" / "run-tract"
-    parser.add_argument("--tract", type=pathlib.Path, default=tract, help="the program that runs tract")
     arguments = parser.parse_args()
     print(f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}")
-    if not arguments.tract.is_file():
-        print(f"no tract: {arguments.tract} is not built")
     try:
         for path in arguments.path:
             if not (path / "catalog.json").is_file():

@@ -317,6 +317,15 @@ impl Graph {
             panic!("`{layer}.weight` is no kernel")
         };
         assert_eq!(self.shape(x).get(1), Some(&Fixed(inputs)), "channels into `{layer}`");
+        let (x, sliding) = match sliding {
+            // Single pixels are picked first: where nothing but such convolutions reads a value, tract 0.23 takes their strides
+            // over the layers in front, and fails.
+            Sliding {
+                stride: 2..,
+                padding: 0,
+            } if (rows, columns) == (1, 1) => (self.max_pool(x, 1, sliding), Sliding { stride: 1, ..sliding }),
+            _ => (x, sliding),
+        };
         let mut shape = slid(self.shape(x), [rows, columns], sliding);
         shape[1] = Fixed(outputs);
         let mut operands = vec![x, weight];

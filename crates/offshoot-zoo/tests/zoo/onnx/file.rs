@@ -1,227 +1,159 @@
-//! Reads ONNX files in the tests: a protobuf reader of its own, which shares nothing with the writer but the format.
+//! Exported ONNX files as tract reads and runs them, and what the format asks for that tract does not look at.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// The fields of one message by number, in order.
-pub(crate) struct Message(Vec<(u32, Field)>);
+use offshoot_zoo::onnx::MODEL;
+use tract_onnx::pb::tensor_proto::DataLocation;
+use tract_onnx::pb::tensor_shape_proto::dimension::Value as Side;
+use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, StringStringEntryProto, ValueInfoProto, type_proto};
+use tract_onnx::prelude::{
+    Framework, InferenceModelExt, IntoRunnable, IntoTValue, IntoTensor, Tensor, TypedFact, TypedRunnableModel, tvec,
+};
+use tract_onnx::tract_hir::internal::DimLike;
+use tract_onnx::{data_resolver, tensor};
 
-#[derive(Clone)]
-pub(crate) enum Field {
-    Number(u64),
-    Bytes(Vec<u8>),
-    Single(f32),
-}
-
-fn varint(bytes: &mut &[u8]) -> u64 {
-    let mut value = 0;
-    for shift in (0..).step_by(7) {
-        let byte = bytes[0];
-        *bytes = &bytes[1..];
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            break;
-        }
-    }
-    value
-}
-
-impl Message {
-    pub(crate) fn parse(mut bytes: &[u8]) -> Self {
-        let mut fields = Vec::new();
-        while !bytes.is_empty() {
-            let key = varint(&mut bytes);
-            let field = match key & 7 {
-                0 => Field::Number(varint(&mut bytes)),
-                2 => {
-                    let length = varint(&mut bytes) as usize;
-                    let (own, rest) = bytes.split_at(length);
-                    bytes = rest;
-                    Field::Bytes(own.to_vec())
-                }
-                5 => {
-                    let (own, rest) = bytes.split_at(4);
-                    bytes = rest;
-                    Field::Single(f32::from_le_bytes(own.try_into().unwrap()))
-                }
-                other => panic!("wire type {other}"),
-            };
-            fields.push(((key >> 3) as u32, field));
-        }
-        Self(fields)
-    }
-
-    fn all(&self, number: u32) -> impl Iterator<Item = &Field> {
-        self.0.iter().filter(move |(n, _)| *n == number).map(|(_, field)| field)
-    }
-
-    pub(crate) fn messages(&self, number: u32) -> Vec<Message> {
-        self.bytes(number).into_iter().map(|b| Message::parse(&b)).collect()
-    }
-
-    pub(crate) fn message(&self, number: u32) -> Message {
-        self.messages(number).remove(0)
-    }
-
-    fn bytes(&self, number: u32) -> Vec<Vec<u8>> {
-        let bytes = |field: &Field| match field {
-            Field::Bytes(bytes) => bytes.clone(),
-            _ => panic!("field {number} is no bytes"),
-        };
-        self.all(number).map(bytes).collect()
-    }
-
-    pub(crate) fn texts(&self, number: u32) -> Vec<String> {
-        self.bytes(number)
-            .into_iter()
-            .map(|b| String::from_utf8(b).unwrap())
-            .collect()
-    }
-
-    pub(crate) fn text(&self, number: u32) -> String {
-        self.texts(number).pop().unwrap_or_default()
-    }
-
-    pub(crate) fn numbers(&self, number: u32) -> Vec<i64> {
-        let whole = |field: &Field| match field {
-            Field::Number(value) => *value as i64,
-            _ => panic!("field {number} is no number"),
-        };
-        self.all(number).map(whole).collect()
-    }
-
-    fn single(&self, number: u32) -> Option<f32> {
-        self.all(number).next().map(|field| match field {
-            Field::Single(value) => *value,
-            _ => panic!("field {number} is no float"),
-        })
-    }
-}
-
-/// A tensor: integers are exact in f64 at the sizes of the tests.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Tensor {
-    pub(crate) shape: Vec<usize>,
-    pub(crate) values: Vec<f64>,
-}
-
-#[derive(Clone)]
-pub(crate) enum Attribute {
-    Number(f64),
-    Numbers(Vec<i64>),
-}
-
-pub(crate) struct Node {
-    pub(crate) op: String,
-    pub(crate) name: String,
-    pub(crate) inputs: Vec<String>,
-    pub(crate) outputs: Vec<String>,
-    pub(crate) attributes: BTreeMap<String, Attribute>,
-}
-
-/// One dimension of an input or output as the file declares it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Side {
-    Fixed(i64),
-    Named(String),
-}
-
+/// A model's file: what it declares and holds.
 pub(crate) struct Model {
-    pub(crate) ir_version: i64,
-    pub(crate) opset: i64,
-    pub(crate) producer: (String, String),
-    pub(crate) metadata: BTreeMap<String, String>,
-    pub(crate) nodes: Vec<Node>,
-    pub(crate) initializers: BTreeMap<String, Tensor>,
-    /// Names, offsets and lengths of tensors in the data file, in the order of the model.
-    pub(crate) external: Vec<(String, usize, usize)>,
-    pub(crate) inputs: Vec<(String, Vec<Side>)>,
-    pub(crate) outputs: Vec<(String, Vec<Side>)>,
+    folder: PathBuf,
+    pub(crate) proto: ModelProto,
+}
+
+/// A model ready to run, on any number of images.
+pub(crate) struct Compiled {
+    plan: Arc<TypedRunnableModel>,
+    outputs: Vec<String>,
 }
 
 impl Model {
+    /// The model in `folder`, well formed.
     pub(crate) fn open(folder: &Path) -> Self {
-        let model = Message::parse(&std::fs::read(folder.join("model.onnx")).unwrap());
-        let graph = model.message(7);
-        let opsets = model.messages(8);
-        assert_eq!(opsets.len(), 1);
-        let pairs = |message: &Message, number| -> BTreeMap<String, String> {
-            let entries = message.messages(number);
-            entries.iter().map(|e| (e.text(1), e.text(2))).collect()
+        let proto = tract_onnx::onnx().proto_model_for_path(folder.join(MODEL)).unwrap();
+        let model = Self {
+            folder: folder.to_owned(),
+            proto,
         };
-        let mut external = Vec::new();
-        let mut initializers = BTreeMap::new();
-        for tensor in graph.messages(5) {
-            let shape: Vec<usize> = tensor.numbers(1).into_iter().map(|n| n as usize).collect();
-            let place = pairs(&tensor, 13);
-            let raw = if place.is_empty() {
-                assert!(tensor.numbers(14).is_empty());
-                tensor.bytes(9).remove(0)
-            } else {
-                assert_eq!(tensor.numbers(14), [1]);
-                assert!(tensor.bytes(9).is_empty());
-                let [offset, length] = ["offset", "length"].map(|key| place[key].parse::<usize>().unwrap());
-                external.push((tensor.text(8), offset, length));
-                std::fs::read(folder.join(&place["location"])).unwrap()[offset..offset + length].to_vec()
-            };
-            let values: Vec<f64> = match tensor.numbers(2)[..] {
-                [1] => raw
-                    .chunks(4)
-                    .map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap())))
-                    .collect(),
-                [7] => raw
-                    .chunks(8)
-                    .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64)
-                    .collect(),
-                ref other => panic!("data type {other:?}"),
-            };
-            assert_eq!(values.len(), shape.iter().product::<usize>());
-            let before = initializers.insert(tensor.text(8), Tensor { shape, values });
-            assert!(before.is_none(), "`{}` comes twice", tensor.text(8));
+        model.check();
+        model
+    }
+
+    pub(crate) fn graph(&self) -> &GraphProto {
+        self.proto.graph.as_ref().unwrap()
+    }
+
+    pub(crate) fn metadata(&self) -> BTreeMap<&str, &str> {
+        pairs(&self.proto.metadata_props)
+    }
+
+    /// Weights and constants by name, wherever they lie.
+    pub(crate) fn initializers(&self) -> BTreeMap<&str, Tensor> {
+        let (resolver, folder) = (data_resolver::default(), self.folder.to_str());
+        let all = self.graph().initializer.iter();
+        all.map(|t| (&t.name[..], tensor::load_tensor(&*resolver, t, folder).unwrap()))
+            .collect()
+    }
+
+    /// Names, offsets and lengths of tensors in the data file, in the order of the model.
+    pub(crate) fn external(&self) -> Vec<(&str, u64, u64)> {
+        let all = self.graph().initializer.iter();
+        all.filter(|t| !t.external_data.is_empty())
+            .map(|t| {
+                let place = pairs(&t.external_data);
+                let [offset, length] = ["offset", "length"].map(|key| place[key].parse().unwrap());
+                (&t.name[..], offset, length)
+            })
+            .collect()
+    }
+
+    /// The file once more, compiled by tract for an open batch and the sizes that it declares.
+    pub(crate) fn compile(&self) -> Compiled {
+        let onnx = tract_onnx::onnx().with_ignore_output_shapes(false);
+        let model = onnx.model_for_path(self.folder.join(MODEL)).unwrap();
+        let model = model.into_optimized().unwrap();
+        let open = |fact: &TypedFact| {
+            let open: Vec<_> = fact.shape.iter().map(|side| side.to_usize().is_err()).collect();
+            open[0] && !open[1..].contains(&true)
+        };
+        let facts = (0..model.inputs.len()).map(|i| model.input_fact(i).unwrap());
+        let facts = facts.chain((0..model.outputs.len()).map(|i| model.output_fact(i).unwrap()));
+        for fact in facts {
+            assert!(open(fact), "the batch alone is open, not {fact:?}");
         }
-        Self {
-            ir_version: model.numbers(1)[0],
-            opset: opsets[0].numbers(2)[0],
-            producer: (model.text(2), model.text(3)),
-            metadata: pairs(&model, 14),
-            nodes: graph.messages(1).iter().map(node).collect(),
-            initializers,
-            external,
-            inputs: graph.messages(11).iter().map(declared).collect(),
-            outputs: graph.messages(12).iter().map(declared).collect(),
+        Compiled {
+            plan: model.into_runnable().unwrap(),
+            outputs: self.graph().output.iter().map(|o| o.name.clone()).collect(),
+        }
+    }
+
+    /// Names are made once and before they are used; weights lie in one place; operators have the attributes that the tests
+    /// know of, by these names. tract passes over any other, and takes the operator's default.
+    fn check(&self) {
+        assert_eq!(self.proto.opset_import.len(), 1);
+        let graph = self.graph();
+        let mut known: BTreeSet<&str> = graph.input.iter().map(|i| &i.name[..]).collect();
+        for tensor in &graph.initializer {
+            assert!(known.insert(&tensor.name), "`{}` comes twice", tensor.name);
+            let apart = !tensor.external_data.is_empty();
+            assert_eq!(tensor.raw_data.is_empty(), apart, "`{}`", tensor.name);
+            let place = apart.then_some(DataLocation::External as i32);
+            assert_eq!(tensor.data_location, place, "`{}`", tensor.name);
+        }
+        for node in &graph.node {
+            let used = node.input.iter().find(|name| !known.contains(&name[..]));
+            assert_eq!(used, None, "`{}` uses what nothing before it gives", node.name);
+            for output in &node.output {
+                assert!(known.insert(output), "`{output}` is made twice");
+            }
+            let given: BTreeSet<_> = node.attribute.iter().map(|a| &a.name[..]).collect();
+            assert_eq!(given, attributes(node), "attributes of `{}`", node.name);
         }
     }
 }
 
-fn node(message: &Message) -> Node {
-    let attribute = |a: &Message| {
-        let value = match a.numbers(20)[..] {
-            [1] => Attribute::Number(f64::from(a.single(2).unwrap())),
-            [2] => Attribute::Number(a.numbers(3)[0] as f64),
-            [7] => Attribute::Numbers(a.numbers(8)),
-            ref other => panic!("attribute type {other:?}"),
-        };
-        (a.text(1), value)
+/// All attributes that a node of this kind has, by the operators' specification (opset 20).
+fn attributes(node: &NodeProto) -> BTreeSet<&'static str> {
+    let names: &[&str] = match &node.op_type[..] {
+        "Gemm" => &["transB"],
+        "LayerNormalization" => &["axis", "epsilon"],
+        "InstanceNormalization" | "BatchNormalization" => &["epsilon"],
+        "Softmax" | "Concat" | "Gather" => &["axis"],
+        "Split" => &["axis", "num_outputs"],
+        "Transpose" => &["perm"],
+        "Shape" => &["start", "end"],
+        "ReduceMean" => &["keepdims"],
+        "Conv" | "MaxPool" => &["kernel_shape", "strides", "pads"],
+        _ => &[],
     };
-    Node {
-        op: message.text(4),
-        name: message.text(3),
-        inputs: message.texts(1),
-        outputs: message.texts(2),
-        attributes: message.messages(5).iter().map(attribute).collect(),
+    names.iter().copied().collect()
+}
+
+impl Compiled {
+    /// The outputs by name, for images of this shape.
+    pub(crate) fn run(&self, shape: [usize; 4], pixels: &[f32]) -> BTreeMap<&str, Tensor> {
+        let images = Tensor::from_shape(&shape, pixels).unwrap();
+        let outputs = self.plan.run(tvec![images.into_tvalue()]).unwrap();
+        assert_eq!(outputs.len(), self.outputs.len());
+        let names = self.outputs.iter().map(String::as_str);
+        names.zip(outputs.into_iter().map(IntoTensor::into_tensor)).collect()
     }
 }
 
-fn declared(message: &Message) -> (String, Vec<Side>) {
-    let tensor = message.message(2).message(1);
-    assert_eq!(tensor.numbers(1), [1], "32-bit floats");
-    let side = |dim: &Message| match (dim.numbers(1).pop(), dim.texts(2).pop()) {
-        (Some(size), None) => Side::Fixed(size),
-        (None, Some(name)) => Side::Named(name),
-        _ => panic!("a dimension is a number or a name"),
+/// The numbers of a tensor, row-major.
+pub(crate) fn floats(tensor: &Tensor) -> &[f32] {
+    tensor.as_plain_ram().unwrap().as_slice().unwrap()
+}
+
+/// Name and sides of an input or output as the file declares it.
+pub(crate) fn declared(value: &ValueInfoProto) -> (&str, Vec<Side>) {
+    let Some(type_proto::Value::TensorType(tensor)) = value.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+        panic!("`{}` is no tensor", value.name)
     };
-    (
-        message.text(1),
-        tensor.message(2).messages(1).iter().map(side).collect(),
-    )
+    assert_eq!(tensor.elem_type, 1, "32-bit floats");
+    let sides = tensor.shape.as_ref().unwrap().dim.iter();
+    (&value.name, sides.map(|side| side.value.clone().unwrap()).collect())
+}
+
+fn pairs(entries: &[StringStringEntryProto]) -> BTreeMap<&str, &str> {
+    entries.iter().map(|e| (&e.key[..], &e.value[..])).collect()
 }
