@@ -508,18 +508,6 @@ impl Graph {
         outputs
     }
 
-    /// Zeros in front of `axis` and behind it.
-    pub fn pad(&mut self, x: Value, axis: usize, before: usize, after: usize) -> Value {
-        let size = self.fixed(x, axis);
-        let mut shape = self.shape(x).to_vec();
-        shape[axis] = Fixed(before + size + after);
-        let mut pads = vec![0; 2 * shape.len()];
-        pads[axis] = before as i64;
-        pads[shape.len() + axis] = after as i64;
-        let pads = self.integers(pads);
-        self.node("Pad", &[x, pads], vec![], shape)
-    }
-
     /// The positions `indices` along `axis`.
     pub fn gather(&mut self, x: Value, axis: usize, indices: &[usize]) -> Value {
         let size = self.fixed(x, axis);
@@ -533,17 +521,6 @@ impl Graph {
             vec![Attribute::int("axis", axis as i64)],
             shape,
         )
-    }
-
-    /// Everything along `axis` moved on by `shift` positions; what goes over the end comes in at the start.
-    pub fn roll(&mut self, x: Value, axis: usize, shift: isize) -> Value {
-        let size = self.fixed(x, axis);
-        let cut = size - shift.rem_euclid(size as isize) as usize;
-        if cut == size {
-            return x;
-        }
-        let (front, back) = (self.slice(x, axis, cut, size), self.slice(x, axis, 0, cut));
-        self.concat(&[front, back], axis)
     }
 
     /// `x` once for each image, as `[batch, shape]`; `x` may lack leading dimensions, and dimensions of 1 are repeated.
