@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use crate::operation::Kernel;
 use crate::slices::{all_f32, contiguous, owned, tensor, values};
 use crate::vector::{
-    add_up, arch, build, build_pieces, dot, exp_negative, largest, rows_of, sum_of, sum_pairs, vectorised, zeroed,
+    add_up, arch, build, build_pieces, dot, exp_negative, largest, rows_of, sum_of, sum_pairs, update_rows, vectorised,
+    zeroed,
 };
 
 /// Which targets the rows of some logits are compared with.
@@ -281,13 +282,12 @@ impl Kernel for SoftTargets {
         let gradient = values(&gradient);
         let [rows, columns] = logits.shape().dims();
         let factor = (1.0 / self.temperature) as f32;
-        let piece = rows_of(columns);
         let arch = arch();
-        let work = |(i, logits): (usize, &mut [f32])| {
+        update_rows(logits.storage_mut(), columns, |first, logits| {
             crate::vector::with_scratch(columns, |scratch| {
                 vectorised!(arch, {
                     for (j, logits) in logits.chunks_exact_mut(columns).enumerate() {
-                        let r = i * piece + j;
+                        let r = first + j;
                         let (_, sum) = soften(logits, factor, scratch);
                         logits.fill(0.0);
                         let (mut mass, mut asked) = (0.0, false);
@@ -316,14 +316,7 @@ impl Kernel for SoftTargets {
                     }
                 });
             });
-        };
-        if columns > 0 {
-            logits
-                .storage_mut::<f32>()
-                .par_chunks_mut(piece * columns)
-                .enumerate()
-                .for_each(work);
-        }
+        });
         vec![Some(logits)]
     }
 

@@ -93,6 +93,19 @@ impl Form {
             residual: next(self.residual),
         }
     }
+
+    /// The parts that the gradient gets: all but the residual.
+    fn kept_parts<T>(self, all: Vec<T>) -> Parts<T> {
+        let residual = false;
+        Form { residual, ..self }.parts(all)
+    }
+
+    /// The gradients that are wanted; that of LayerScale is made from that of the weight.
+    fn wanted_parts(self, wanted: &[bool]) -> Parts<bool> {
+        let mut wanted = self.parts(wanted.to_vec());
+        wanted.weight |= wanted.layer_scale == Some(true);
+        wanted
+    }
 }
 
 impl<T> Parts<T> {
@@ -288,14 +301,9 @@ impl Kernel for Form {
         gradient: FloatTensor<Flex>,
         wanted: &[bool],
     ) -> Vec<Option<FloatTensor<Flex>>> {
-        let wanted = self.parts(wanted.to_vec());
+        let wanted = self.wanted_parts(wanted);
         let d_residual = wanted.residual.unwrap_or_default().then(|| gradient.clone());
-        let wanted_weight = wanted.weight || wanted.layer_scale == Some(true);
-        let saved = Form {
-            residual: false,
-            ..self
-        };
-        let parts = saved.parts(tensors);
+        let parts = self.kept_parts(tensors);
         let [rows, inputs] = parts.x.shape().dims();
         let [outputs, _] = parts.weight.shape().dims();
         let Parts {
@@ -322,7 +330,7 @@ impl Kernel for Form {
         // In blocks of rows: the gradient of the input, the input as the product saw it, and sums over the block's rows, which are
         // those of dy and of the norm's scale and shift.
         let blocks = rows.div_ceil(block);
-        let entered_again = self.entry != Entry::Plain && wanted_weight;
+        let entered_again = self.entry != Entry::Plain && wanted.weight;
         let norm_sums = if norm.is_some() { 2 * inputs } else { 0 };
         let sums = outputs + norm_sums;
         let inner = usize::from(wanted.x || norm.is_some());
@@ -371,7 +379,7 @@ impl Kernel for Form {
         let mut gradients = Vec::new();
         gradients.push(wanted.x.then(|| tensor(dx, [rows, inputs])));
         let mut d_layer_scale = None;
-        gradients.push(wanted_weight.then(|| {
+        gradients.push(wanted.weight.then(|| {
             note((outputs, rows, inputs), (true, false), 1);
             let entered = if entered_again { &entered } else { x };
             let left = Matrix::new(dy, rows, outputs).transposed();
@@ -430,14 +438,9 @@ impl Kernel for Form {
         gradient: FloatTensor<B>,
         wanted: &[bool],
     ) -> Vec<Option<FloatTensor<B>>> {
-        let wanted = self.parts(wanted.to_vec());
+        let wanted = self.wanted_parts(wanted);
         let d_residual = wanted.residual.unwrap_or_default().then(|| gradient.clone());
-        let wanted_weight = wanted.weight || wanted.layer_scale == Some(true);
-        let saved = Form {
-            residual: false,
-            ..self
-        };
-        let parts = saved.parts(tensors);
+        let parts = self.kept_parts(tensors);
         let flat = |x: FloatTensor<B>| {
             let n = x.shape().num_elements();
             B::float_reshape(x, Shape::new([n]))
@@ -470,7 +473,7 @@ impl Kernel for Form {
             None if self.entry == Entry::Gelu => B::gelu_backward(parts.x.clone(), inner),
             None => inner,
         };
-        let mut gradients = vec![wanted.x.then_some(d_x), wanted_weight.then_some(d_weight)];
+        let mut gradients = vec![wanted.x.then_some(d_x), wanted.weight.then_some(d_weight)];
         if parts.bias.is_some() {
             gradients.push(Some(column_sums(scaled)));
         }

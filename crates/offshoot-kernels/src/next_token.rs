@@ -6,11 +6,10 @@
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, Flex, TensorMetadata};
 use burn::tensor::{IndexingUpdateOp, Shape, TensorData};
-use rayon::prelude::*;
 
 use crate::operation::{Kernel, NextToken};
 use crate::slices::{only, owned, tensor, values};
-use crate::vector::{arch, build, exp_negative, largest, rows_of, sum_of, vectorised, zeroed};
+use crate::vector::{arch, build, exp_negative, largest, rows_of, sum_of, update_rows, vectorised, zeroed};
 
 /// # Panics
 /// If there is not one target for each row of `[rows, vocabulary]` logits, or if one lies outside the vocabulary.
@@ -78,12 +77,11 @@ impl Kernel for NextToken {
         let mut logits = owned(only(tensors));
         let [_, vocabulary] = logits.shape().dims();
         let gradient = values(&gradient);
-        let piece = rows_of(vocabulary);
         let arch = arch();
-        let work = |(i, logits): (usize, &mut [f32])| {
+        update_rows(logits.storage_mut(), vocabulary, |first, logits| {
             vectorised!(arch, {
                 for (j, x) in logits.chunks_exact_mut(vocabulary).enumerate() {
-                    let r = i * piece + j;
+                    let r = first + j;
                     let Some(target) = self.0[r] else {
                         x.fill(0.0);
                         continue;
@@ -100,14 +98,7 @@ impl Kernel for NextToken {
                     x[target as usize] -= gradient[r];
                 }
             });
-        };
-        if vocabulary > 0 {
-            logits
-                .storage_mut::<f32>()
-                .par_chunks_mut(piece * vocabulary)
-                .enumerate()
-                .for_each(work);
-        }
+        });
         vec![Some(logits)]
     }
 

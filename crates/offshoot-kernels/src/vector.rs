@@ -375,6 +375,16 @@ pub(crate) fn update(values: &mut [f32], work: impl Fn(usize, &mut [f32]) + Sync
     }
 }
 
+/// Runs `work` on all threads on the rows of `values`, each of `width`: some at a time, with the number of the first of them.
+pub(crate) fn update_rows(values: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    if width == 0 {
+        return;
+    }
+    let rows = rows_of(width);
+    let pieces = values.par_chunks_mut(rows * width).enumerate();
+    pieces.for_each(|(i, values)| work(i * rows, values));
+}
+
 /// Rows of `width` that make about one piece.
 pub(crate) fn rows_of(width: usize) -> usize {
     (PIECE / width.max(1)).max(1)
