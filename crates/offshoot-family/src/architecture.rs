@@ -168,6 +168,9 @@ impl ArchitectureError {
 
 /// Largest number of anything.
 const MOST: usize = 1 << 20;
+/// Largest side of an image, in pixels. What follows from it alone, such as masks of windows, then fits into memory whatever a
+/// configuration says.
+pub const LARGEST_IMAGE: usize = 1 << 12;
 /// Most stages of a network.
 const STAGES: usize = 8;
 
@@ -191,6 +194,10 @@ fn heads(width: usize, head_dim: usize) -> Result<(), ArchitectureError> {
 }
 
 fn image_side(image: usize, stride: usize, what: &str) -> Result<(), ArchitectureError> {
+    if image > LARGEST_IMAGE {
+        let reason = format!("must be at most {LARGEST_IMAGE}");
+        return Err(ArchitectureError::new("image", image, reason));
+    }
     if image.is_multiple_of(stride) {
         return Ok(());
     }
@@ -276,7 +283,8 @@ impl Vit {
             let reason = "must be at least 0; 0 is for blocks without LayerScale";
             return Err(ArchitectureError::new("layer_scale", self.layer_scale, reason));
         }
-        if self.classes > MOST || (self.classes > 0 && self.layer_scale > 0.0) {
+        positive(&[("classes", self.classes.max(1))])?;
+        if self.classes > 0 && self.layer_scale > 0.0 {
             let reason = "only a network without LayerScale has a classifier";
             return Err(ArchitectureError::new("classes", self.classes, reason));
         }
@@ -336,8 +344,8 @@ impl Swin {
 
 impl ResNet {
     /// Checks that the numbers make a network, and one that another program opens: timm's `resnet` has a stem of 64 channels and
-    /// strides in the second convolution; transformers' `ResNetModel` can stride in the first, and then has BatchNorm with an
-    /// epsilon of 1e-5 and a quarter of a stage's outputs between its convolutions.
+    /// strides in the second convolution; transformers' `ResNetModel` has any stem and strides in either, but see
+    /// [`check_transformers`](Self::check_transformers).
     ///
     /// # Errors
     /// Names the first number that does not fit the others.
@@ -366,12 +374,12 @@ impl ResNet {
             return Err(ArchitectureError::new(name, value, reason));
         }
         match self.stride_on {
-            StrideOn::Second if self.stem != 64 => {
+            StrideOn::Second if self.stem != 64 && self.check_transformers().is_err() => {
                 let reason = "must be 64: timm's resnet has no other";
                 return Err(ArchitectureError::new("stem", self.stem, reason));
             }
             StrideOn::Second => {}
-            StrideOn::First => self.check_first()?,
+            StrideOn::First => self.check_transformers()?,
         }
         image_side(self.image, self.stride(), "the last stage's stride")?;
         colours(self.channels)?;
@@ -379,8 +387,12 @@ impl ResNet {
         positive(&[("classes", self.classes.max(1))])
     }
 
-    /// Whether transformers' `ResNetModel` is such a network.
-    fn check_first(&self) -> Result<(), ArchitectureError> {
+    /// Whether transformers' `ResNetModel` is such a network: with BatchNorm, an epsilon of 1e-5, and a quarter of a stage's
+    /// outputs between its convolutions.
+    ///
+    /// # Errors
+    /// Names the first number that it does not have.
+    pub fn check_transformers(&self) -> Result<(), ArchitectureError> {
         if self.norm == ResNetNorm::Group {
             let reason = "no program opens a residual network with GroupNorm that strides there: use `second`";
             return Err(ArchitectureError::new("stride_on", "first", reason));

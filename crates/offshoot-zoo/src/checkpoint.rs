@@ -8,13 +8,14 @@ use offshoot_family::files::write_atomic;
 use offshoot_family::{Architecture, View};
 use serde_json::Value;
 
-use crate::layout::{self, Dialect};
+use crate::layout::{self, Dialect, Program};
 use crate::materialize::{self, Plan, TensorPlan, ViewError};
 use crate::network::{Network, NetworkError};
-use crate::onnx::OnnxError;
+use crate::onnx::{self, OnnxError};
 use crate::registry::open;
 use crate::safetensors::{self, SafetensorsError};
 use crate::shards::Shards;
+use crate::start;
 use crate::tensor::Device;
 use crate::weights::{Weight, Weights};
 
@@ -22,8 +23,8 @@ use crate::weights::{Weight, Weights};
 pub const WEIGHTS: &str = "model.safetensors";
 /// Name of the file that says which of several files a tensor is in.
 pub const INDEX: &str = "model.safetensors.index.json";
-/// Largest JSON file of a checkpoint that is read, in bytes.
-const MAX_JSON: u64 = 1 << 20;
+/// Largest JSON file of a checkpoint that is read, in bytes: room for the names of tens of thousands of classes.
+const MAX_JSON: u64 = 1 << 22;
 
 /// Why a checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +99,7 @@ impl CheckpointError {
                 Some("the file is damaged or was not fully copied: compare its size with the original's".into())
             }
             Self::Unsupported { hint, .. } => Some(hint.clone()),
-            Self::Mismatch { .. } => Some("config.json and model.safetensors belong to different models".into()),
+            Self::Mismatch { .. } => Some("config.json and the weights belong to different models".into()),
             Self::OtherParent { .. } => {
                 Some("the parent was changed after the family was made: restore it or make the family again".into())
             }
@@ -186,8 +187,8 @@ impl Checkpoint {
 
     /// The elements of our tensor `name`, put together from its parts in the files.
     fn tensor(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
-        if let Some(constant) = self.dialect.constants.iter().find(|c| c.tensor == name) {
-            return Ok(vec![constant.value; constant.elements]);
+        if let Some(missing) = self.dialect.missing.iter().find(|spec| spec.name == name) {
+            return Ok(start::drawn(missing, 0));
         }
         let mut parts = self
             .dialect
@@ -232,19 +233,22 @@ impl Checkpoint {
         Ok(entry.on_host(&self.tensor(&entry.parent)?))
     }
 
-    /// Writes the child that `view` makes of this parent as a folder of its own, one tensor at a time from file to file. The
-    /// weights file is written before `config.json`, so that a folder with a configuration is whole.
+    /// Writes the child that `view` makes of this parent as a folder of its own for `program`, one tensor at a time from file to
+    /// file. What was exported to the folder before is removed, and the weights file is written before `config.json`: a folder
+    /// with a configuration is whole.
     ///
     /// # Errors
-    /// If the view does not fit, or a file cannot be read or written.
+    /// If the view does not fit, the program has no such network, or a file cannot be read or written.
     pub fn export_child(
         &self,
         view: &View,
+        program: Program,
         preprocessing: &Preprocessing,
         folder: &Path,
     ) -> Result<(), CheckpointError> {
         let (child, plan) = self.plan(view)?;
-        let layout = child.layout();
+        let layout = layout::of(child.as_ref(), program)?;
+        clear(folder)?;
         // The parts of one tensor stand next to each other: remember the last one made.
         let mut last: Option<(String, Vec<f32>)> = None;
         safetensors::write(&folder.join(WEIGHTS), &layout.shapes(), |i| {
@@ -272,6 +276,20 @@ fn rows(values: &[f32], rows: Option<(usize, usize, usize)>) -> &[f32] {
             &values[start * row..end * row]
         }
     }
+}
+
+/// Removes whatever an export may have left in `folder`, the file that says that it is whole first.
+pub(crate) fn clear(folder: &Path) -> Result<(), CheckpointError> {
+    for name in ["config.json", onnx::MODEL, WEIGHTS, onnx::DATA] {
+        let path = folder.join(name);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(CheckpointError::Io { path, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Writes `weights` as a checkpoint folder of `network`.
@@ -313,7 +331,7 @@ pub(crate) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
         .read_to_end(&mut text)
         .map_err(io)?;
     if text.len() as u64 > MAX_JSON {
-        return Err(config(format!("larger than {MAX_JSON} bytes")));
+        return Err(config(format!("larger than {} MiB", MAX_JSON >> 20)));
     }
     serde_json::from_slice(&text).map_err(|e| config(format!("not JSON: {e}")))
 }

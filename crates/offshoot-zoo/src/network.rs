@@ -70,6 +70,9 @@ pub enum NetworkError {
     /// The parent has no such child.
     #[error("no child of shape {0} can be cut from this parent")]
     Shape(String),
+    /// A program was asked for that has no such network.
+    #[error("timm has no layout for a {0} here: leave out `--format timm`")]
+    Layout(String),
 }
 
 /// Bounds of an elastic space; a bound of zero stands for the architecture's default.
@@ -258,6 +261,11 @@ pub trait Network: Send + Sync {
 
     /// How its weights are named and described in the folder of another program.
     fn layout(&self) -> Layout;
+
+    /// The layout of timm where a network has one; [`layout`](Self::layout) may be another program's.
+    fn timm_layout(&self) -> Option<Layout> {
+        None
+    }
 
     /// The forward pass of native images as an ONNX graph, in the same steps and with weights by the same names: from `pixels`,
     /// `[batch, channels, side, side]`, to what [`forward`](Self::forward) gives.

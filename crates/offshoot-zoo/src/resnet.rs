@@ -13,7 +13,7 @@ use burn::tensor::ops::MaxPoolOptions;
 use offshoot_family::{Architecture, Operator, ResNet, ResNetNorm, Shape, Space, StrideOn, View};
 
 use crate::block;
-use crate::layout::{Layout, resnet_layout};
+use crate::layout::{Layout, resnet_layout, timm_layout};
 use crate::network::{
     DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, depths_of, kept_in_stages,
 };
@@ -308,10 +308,11 @@ impl Network for ResNetNetwork {
 
     fn space(&self, bounds: SpaceBounds) -> Result<Space, NetworkError> {
         let width = bounds.width(self.net.width, self.width_step(), "steps of")?;
-        if self.net.stride_on == StrideOn::First && width.sizes.len() > 1 {
+        let timm = self.net.stride_on == StrideOn::Second && self.net.stem == 64;
+        if !timm && width.sizes.len() > 1 {
             return Err(NetworkError::Space(format!(
-                "min_width {} must be the parent's {}: a network that strides in the first convolution is transformers' \
-                 ResNetModel, which has no other width; its depths can be cut",
+                "min_width {} must be the parent's {}: a network that strides in the first convolution, or has another stem than 64 \
+                 channels, is transformers' ResNetModel, which has no other width; its depths can be cut",
                 bounds.min_width, self.net.width
             )));
         }
@@ -389,6 +390,10 @@ impl Network for ResNetNetwork {
 
     fn layout(&self) -> Layout {
         resnet_layout(&self.net)
+    }
+
+    fn timm_layout(&self) -> Option<Layout> {
+        timm_layout(&self.net)
     }
 
     fn graph(&self, graph: &mut onnx::Graph, pixels: onnx::Value) -> onnx::Outputs {

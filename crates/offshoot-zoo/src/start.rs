@@ -16,16 +16,20 @@ use crate::weights::{Weight, Weights};
 pub fn initialise(specs: &[TensorSpec], seed: u64, device: &Device) -> Weights {
     let mut weights = Weights::new();
     for spec in specs {
-        let key = blake3::Hasher::new()
-            .update(b"offshoot weights")
-            .update(&seed.to_le_bytes())
-            .update(spec.name.as_bytes())
-            .finalize();
-        let mut rng = ChaCha8Rng::from_seed(*key.as_bytes());
-        let values = draw(spec.init, spec.elements(), &mut rng);
-        weights.insert(&spec.name, Weight::from_values(values, spec.shape(), device));
+        weights.insert(&spec.name, Weight::from_values(drawn(spec, seed), spec.shape(), device));
     }
     weights
+}
+
+/// The elements of one fresh tensor, from its own stream.
+pub(crate) fn drawn(spec: &TensorSpec, seed: u64) -> Vec<f32> {
+    let key = blake3::Hasher::new()
+        .update(b"offshoot weights")
+        .update(&seed.to_le_bytes())
+        .update(spec.name.as_bytes())
+        .finalize();
+    let mut rng = ChaCha8Rng::from_seed(*key.as_bytes());
+    draw(spec.init, spec.elements(), &mut rng)
 }
 
 /// The weights of `parent` for `network`, which is the same but for its image side and classifier: learned positions are resampled

@@ -133,6 +133,12 @@ pub struct Import {
     /// Side of the images that it is given, in pixels, instead of what comes with it.
     #[arg(long, value_name = "N")]
     pub px: Option<u32>,
+    /// Mean of its images' values in 0..1, one number or one a channel, instead of what comes with it.
+    #[arg(long, value_name = "M,M,M", value_delimiter = ',', allow_negative_numbers = true)]
+    pub mean: Option<Vec<f32>>,
+    /// Their deviation.
+    #[arg(long, value_name = "S,S,S", value_delimiter = ',', allow_negative_numbers = true)]
+    pub std: Option<Vec<f32>>,
     /// Images to score it on: a folder, IDX, CIFAR, Parquet or tar files.
     #[arg(long, value_name = "PATH", requires = "out", help_heading = "Data")]
     pub data: Option<PathBuf>,
@@ -350,8 +356,11 @@ pub struct ExportWhat {
 /// Layout of an exported folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Hugging Face: config.json, model.safetensors, preprocessor_config.json, README.md.
+    /// Hugging Face: config.json, model.safetensors, preprocessor_config.json, README.md; for transformers, or for timm where
+    /// transformers has no such network.
     Hf,
+    /// The same for timm: residual networks that stride in the second convolution.
+    Timm,
     /// ONNX: model.onnx (and model.onnx.data beyond 1 GiB of weights), preprocessor_config.json, README.md.
     Onnx,
 }

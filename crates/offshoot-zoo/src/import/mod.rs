@@ -12,10 +12,14 @@ use offshoot_family::Architecture;
 use offshoot_family::catalog::Preprocessing;
 use serde_json::Value;
 
-use crate::checkpoint::{Checkpoint, CheckpointError, INDEX, WEIGHTS, check_layers, read_json, weights_of};
-use crate::layout::{self, Ignored};
+use crate::checkpoint::{self, Checkpoint, CheckpointError, INDEX, WEIGHTS, check_layers, read_json, weights_of};
+use crate::layout::{self, Ignored, Program};
+use crate::network::{Network, SpaceBounds};
 use crate::registry;
 use crate::shards::Shards;
+use crate::spec::Init;
+use crate::start;
+use crate::tensor::Device;
 
 /// Endings of files that hold Python objects.
 const PICKLES: [&str; 5] = ["bin", "pth", "pt", "ckpt", "tar"];
@@ -50,11 +54,11 @@ pub fn open(path: &Path, name: Option<&str>) -> Result<Import, CheckpointError> 
         return of_timm(path, weights_of(path)?, name, &Value::Null);
     }
     let config = read_json(&config_path)?;
-    if config.get("model_type").is_none()
-        && let Some(architecture) = config.get("architecture").and_then(Value::as_str)
-    {
-        let files = weights_of(path)?;
-        return of_timm(&config_path, files, Some(name.unwrap_or(architecture)), &config);
+    let architecture = config.get("architecture").and_then(Value::as_str);
+    let transformers = config.get("model_type").is_some();
+    // A configuration that says nothing is as good as none where a name is given.
+    if let Some(name) = name.or(architecture).filter(|_| !transformers) {
+        return of_timm(&config_path, weights_of(path)?, Some(name), &config);
     }
     if let Some(name) = name {
         return Err(CheckpointError::Unsupported {
@@ -90,7 +94,7 @@ fn of_transformers(folder: &Path, config: &Value) -> Result<Import, CheckpointEr
     let preprocessing = match &said {
         Some(said) => preprocessing::of_transformers(said, input, &mut notes)
             .map_err(|reason| CheckpointError::Config { path, reason })?,
-        None => preprocessing::usual(input.0, &mut notes),
+        None => preprocessing::usual(input.0, false, &mut notes),
     };
     let checkpoint = Checkpoint::of(network, dialect, files)?;
     Import::new(checkpoint, preprocessing, format!("{class} of transformers"), notes)
@@ -106,22 +110,38 @@ fn of_timm(place: &Path, files: Shards, name: Option<&str>, config: &Value) -> R
             hint,
         });
     };
-    let wrong = |reason: String| CheckpointError::Unsupported {
+    let said = |reason: String| CheckpointError::Config {
         path: place.to_owned(),
         reason,
-        hint: format!("supported are {}", timm::SUPPORTED),
     };
-    let architecture = timm::architecture(name, config, &files).map_err(wrong)?;
-    let network = registry::open(&architecture)?;
+    let architecture = match timm::architecture(name, config, &files) {
+        Some(found) => found.map_err(said)?,
+        None => {
+            return Err(CheckpointError::Unsupported {
+                path: place.to_owned(),
+                reason: timm::unknown(name),
+                hint: format!("supported are {}", timm::SUPPORTED),
+            });
+        }
+    };
+    let network = registry::open(&architecture).map_err(|e| said(e.to_string()))?;
     check_layers(network.as_ref(), &files)?;
     let dialect = timm::dialect(network.as_ref(), &files);
     let mut notes = Vec::new();
     let input = (network.image(), network.stride());
     let preprocessing = match config.get("pretrained_cfg").or(config.get("mean").map(|_| config)) {
-        Some(said) => preprocessing::of_timm(said, input, &mut notes).map_err(wrong)?,
-        None => preprocessing::usual(input.0, &mut notes),
+        Some(trained) => preprocessing::of_timm(trained, input, &mut notes).map_err(said)?,
+        None => preprocessing::usual(input.0, timm::halves(name), &mut notes),
     };
-    let checkpoint = Checkpoint::of(network, dialect, files)?;
+    let looks = recognise::unnamed(&files).1;
+    let checkpoint = Checkpoint::of(network, dialect, files).map_err(|error| match error {
+        CheckpointError::Mismatch { path, reason } if config.is_null() => CheckpointError::Unsupported {
+            path,
+            reason: format!("it is no {name}: {reason}"),
+            hint: looks,
+        },
+        other => other,
+    })?;
     Import::new(checkpoint, preprocessing, format!("{name} of timm"), notes)
 }
 
@@ -144,12 +164,17 @@ impl Import {
             .filter(|name| !used(name))
             .filter_map(|name| Some((name.to_owned(), why(name)?.why)))
             .collect();
-        let constants = &checkpoint.dialect().constants;
-        notes.extend(
-            constants
-                .iter()
-                .map(|c| format!("`{}` is not in the file: all {}", c.tensor, c.value)),
-        );
+        notes.extend(checkpoint.dialect().missing.iter().map(|spec| {
+            let start = match spec.init {
+                Init::Constant(value) => format!("all {value}"),
+                _ => "drawn at random, as in a fresh network".into(),
+            };
+            format!("`{}` is not in the file: {start}", spec.name)
+        }));
+        let (side, crop) = (checkpoint.network().image().1, preprocessing.crop as usize);
+        if side != crop {
+            notes.push(resized(side, crop));
+        }
         if let Architecture::ResNet(net) = checkpoint.network().architecture()
             && net.norm == offshoot_family::ResNetNorm::Batch
         {
@@ -163,6 +188,63 @@ impl Import {
             ignored,
             notes,
         })
+    }
+}
+
+/// Whether a file is called as such files are.
+fn is_pickle(path: &Path) -> bool {
+    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    PICKLES.contains(&ending)
+}
+
+/// What it means that a network of images of `side` pixels is given others.
+fn resized(side: usize, crop: usize) -> String {
+    format!(
+        "made for images of {side} pixels, given {crop}: learned positions are resampled to their grid; `--px {side}` keeps them"
+    )
+}
+
+impl Import {
+    /// Prepares images of `px` pixels instead, in the usual proportion of resize and crop.
+    pub fn set_side(&mut self, px: u32) {
+        let side = self.checkpoint.network().image().1;
+        self.notes
+            .retain(|note| *note != resized(side, self.preprocessing.crop as usize));
+        self.preprocessing.resize = (px * 256).div_ceil(224);
+        self.preprocessing.crop = px;
+        if side != px as usize {
+            self.notes.push(resized(side, px as usize));
+        }
+    }
+
+    /// The network of the images that it is given, whatever the side that it was made for.
+    ///
+    /// # Errors
+    /// If no such network can be given images of that side.
+    pub fn network(&self) -> Result<Box<dyn Network>, CheckpointError> {
+        let architecture = self.checkpoint.network().architecture();
+        let (channels, _) = self.checkpoint.network().image();
+        let given = architecture.with_input(channels, self.preprocessing.crop as usize);
+        Ok(registry::open(&given)?)
+    }
+
+    /// Writes the model as a folder, as a network of the images that it is given.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written.
+    pub fn save(&self, folder: &Path) -> Result<(), CheckpointError> {
+        let network = self.network()?;
+        if network.architecture() == self.checkpoint.network().architecture() {
+            let space = network.space(SpaceBounds::default())?;
+            let whole = network.child(&space.intact(), "")?;
+            return self
+                .checkpoint
+                .export_child(&whole, Program::Usual, &self.preprocessing, folder);
+        }
+        let device = Device::flex();
+        let weights = self.checkpoint.weights(&device)?;
+        let weights = start::taken_over(self.checkpoint.network(), &weights, network.as_ref(), &device);
+        checkpoint::save(network.as_ref(), &weights, &self.preprocessing, folder)
     }
 }
 
@@ -186,11 +268,17 @@ fn refuse_pickle(path: &Path) -> Result<(), CheckpointError> {
         return match (safe, pickle.is_file(), sharded.is_file()) {
             (false, true, _) => refused(&pickle),
             (false, _, true) => refused(&sharded),
+            // Nothing but such files, whatever they are called.
+            (false, ..) => {
+                let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+                let mut found: Vec<_> = entries.map(|e| e.path()).filter(|p| is_pickle(p)).collect();
+                found.sort();
+                found.first().map_or(Ok(()), |file| refused(file))
+            }
             _ => Ok(()),
         };
     }
-    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    if PICKLES.contains(&ending) {
+    if path.is_file() && is_pickle(path) {
         return refused(path);
     }
     // Whatever they are called: a zip archive, or a pickle of protocol 2 or later. A safetensors file may begin like the second, but

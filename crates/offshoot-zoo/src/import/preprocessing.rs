@@ -1,19 +1,29 @@
 //! How a model of others wants its images, as mean and deviation of values in 0..1 behind one resize and one crop.
 
+use offshoot_family::architecture::LARGEST_IMAGE;
 use offshoot_family::catalog::Preprocessing;
 use serde_json::Value;
 
 /// Largest side of an image that is believed, in pixels.
-const MOST: u64 = 1 << 14;
+const MOST: u64 = LARGEST_IMAGE as u64;
 
 /// Native image (channels and side) and what a side must be a multiple of.
 type Input = ((usize, usize), usize);
 
-/// ImageNet's: for models that do not say.
-pub(super) fn usual((channels, side): (usize, usize), notes: &mut Vec<String>) -> Preprocessing {
-    let usual = Preprocessing::default();
+/// For models that do not say: ImageNet's mean and deviation, or 0.5 for those of timm that mostly have that.
+pub(super) fn usual((channels, side): (usize, usize), halves: bool, notes: &mut Vec<String>) -> Preprocessing {
+    let mut usual = Preprocessing::default();
     let crop = side as u32;
-    notes.push("it does not say how it wants its images: ImageNet's mean and deviation are taken".into());
+    let taken = if halves {
+        usual.mean = vec![0.5; 3];
+        usual.std = vec![0.5; 3];
+        "0.5 are taken for mean and deviation, as most of timm's models of such a name have them"
+    } else {
+        "ImageNet's mean and deviation are taken"
+    };
+    notes.push(format!(
+        "it does not say how it wants its images: {taken}; `--mean` and `--std` say otherwise"
+    ));
     let of = |values: Vec<f32>| match channels {
         1 => vec![values.iter().sum::<f32>() / values.len() as f32],
         _ => values,
@@ -52,7 +62,7 @@ pub(super) fn of_transformers(
     };
     let usual = Preprocessing::default();
     if normalises && (said.get("image_mean").is_none() || said.get("image_std").is_none()) {
-        return Ok(self::usual(image, notes));
+        return Ok(self::usual(image, false, notes));
     }
     let (mean, std) = (values("image_mean", 0.0)?, values("image_std", 1.0)?);
     let kind = said.get("image_processor_type").or(said.get("feature_extractor_type"));
@@ -83,7 +93,15 @@ pub(super) fn of_transformers(
             (crop, crop)
         }
     };
-    resampling(said.get("resample").and_then(Value::as_u64) == Some(3), notes);
+    if does("do_resize") == Some(false) {
+        notes.push(
+            "its own processor does not resize images; here the shorter side is resized and the centre cropped".into(),
+        );
+    }
+    // `BitImageProcessor` resizes bicubically unless told otherwise, the others bilinearly.
+    let bit = kind.and_then(Value::as_str).is_some_and(|kind| kind.starts_with("Bit"));
+    let bicubic = said.get("resample").map_or(bit, |rule| rule.as_u64() == Some(3));
+    resampling(bicubic, notes);
     let (resize, crop) = fitting(resize, crop, image.1, stride, notes);
     // (255 v r - mean) / std = (v - mean / (255 r)) / (std / (255 r)).
     let scale = 255.0 * rescale;
@@ -91,8 +109,8 @@ pub(super) fn of_transformers(
         resize,
         crop,
         channels: image.0 as u8,
-        mean: mean.into_iter().map(|m| (m / scale) as f32).collect(),
-        std: std.into_iter().map(|s| (s / scale) as f32).collect(),
+        mean: single("image_mean", mean.into_iter().map(|m| m / scale))?,
+        std: single("image_std", std.into_iter().map(|s| s / scale))?,
     })
 }
 
@@ -102,9 +120,8 @@ pub(super) fn of_transformers(
 /// Names the key whose value cannot be.
 pub(super) fn of_timm(said: &Value, (image, stride): Input, notes: &mut Vec<String>) -> Result<Preprocessing, String> {
     let (Some(mean), Some(std)) = (said.get("mean"), said.get("std")) else {
-        return Ok(usual(image, notes));
+        return Ok(usual(image, false, notes));
     };
-    let single = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
     let (mean, std) = (numbers("mean", mean, image.0)?, numbers("std", std, image.0)?);
     let share = said.get("crop_pct").and_then(Value::as_f64).unwrap_or(0.875);
     let share = if share > 0.1 && share <= 1.0 { share } else { 1.0 };
@@ -118,9 +135,21 @@ pub(super) fn of_timm(said: &Value, (image, stride): Input, notes: &mut Vec<Stri
         resize,
         crop,
         channels: image.0 as u8,
-        mean: single(mean),
-        std: single(std),
+        mean: single("mean", mean.into_iter())?,
+        std: single("std", std.into_iter())?,
     })
+}
+
+/// Numbers in single precision, in which they are kept and used.
+fn single(key: &str, values: impl Iterator<Item = f64>) -> Result<Vec<f32>, String> {
+    let values: Vec<f32> = values.map(|v| v as f32).collect();
+    let good = |v: &f32| v.is_finite() && (!key.ends_with("std") || *v > 0.0);
+    if values.iter().all(good) {
+        return Ok(values);
+    }
+    Err(format!(
+        "`{key}` comes to {values:?} for values in 0..1, which no image can be prepared with"
+    ))
 }
 
 fn resampling(bicubic: bool, notes: &mut Vec<String>) {

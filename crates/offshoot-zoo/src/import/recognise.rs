@@ -7,14 +7,18 @@ use crate::shards::Shards;
 pub(super) fn unnamed(files: &Shards) -> (String, String) {
     let reason = "no config.json says which model it is".to_owned();
     let hint = match guess(files) {
-        Some((looks, name)) => format!("it looks like {looks}: try `--arch {name}`"),
+        Some((looks, Some(name))) => format!("it looks like {looks}: try `--arch {name}`"),
+        Some((looks, None)) => format!(
+            "it looks like {looks}, which has no name at timm: put a config.json beside it, as timm writes one, with its numbers \
+             in `model_args`"
+        ),
         None => format!("say which by `--arch NAME`; supported are {}", timm::SUPPORTED),
     };
     (reason, hint)
 }
 
-/// What it looks like, and a name for that.
-fn guess(files: &Shards) -> Option<(String, String)> {
+/// What it looks like, and a name for that, if there is one.
+fn guess(files: &Shards) -> Option<(String, Option<String>)> {
     let dim = |name: &str, dim: usize| files.shape(name).and_then(|shape| shape.get(dim).copied());
     // Blocks are numbered from 0 without a gap.
     let count = |name: &dyn Fn(usize) -> String| (0..).take_while(|&i| files.shape(&name(i)).is_some()).count();
@@ -29,13 +33,13 @@ fn guess(files: &Shards) -> Option<(String, String)> {
             (768, 12) => "base",
             (1024, 24) => "large",
             (1280, 32) => "huge",
-            _ => "SIZE",
+            _ => "",
         };
         let end = if scaled { "dinov2".into() } else { image.to_string() };
         let scale = if scaled { "with" } else { "without" };
         return Some((
             format!("a vision transformer of width {width} and depth {depth} {scale} LayerScale"),
-            format!("vit_{size}_patch{patch}_{end}"),
+            (!size.is_empty()).then(|| format!("vit_{size}_patch{patch}_{end}")),
         ));
     }
     if files.shape("layers.0.blocks.0.norm1.weight").is_some() {
@@ -47,13 +51,13 @@ fn guess(files: &Shards) -> Option<(String, String)> {
             (96, 18) => "small",
             (128, 18) => "base",
             (192, 18) => "large",
-            _ => "SIZE",
+            _ => "",
         };
         let window = side.div_ceil(2);
         let pixels = if window == 12 { 384 } else { 224 };
         return Some((
             format!("a Swin transformer of width {width} with {third} blocks in its third stage"),
-            format!("swin_{size}_patch{patch}_window{window}_{pixels}"),
+            (!size.is_empty()).then(|| format!("swin_{size}_patch{patch}_window{window}_{pixels}")),
         ));
     }
     if files.shape("layer1.0.conv3.weight").is_some() {
@@ -63,18 +67,18 @@ fn guess(files: &Shards) -> Option<(String, String)> {
         let width = dim("layer1.0.conv1.weight", 0)?;
         let batch = files.shape("bn1.running_mean").is_some();
         let name = match (&depths[..], width, batch) {
-            ([3, 4, 6, 3], 64, false) => "resnet50_gn",
-            ([2, 2, 2, 2], 64, true) => "resnet26",
-            ([3, 4, 6, 3], 64, true) => "resnet50",
-            ([3, 4, 23, 3], 64, true) => "resnet101",
-            ([3, 8, 36, 3], 64, true) => "resnet152",
-            ([3, 4, 6, 3], 128, true) => "wide_resnet50_2",
-            ([3, 4, 23, 3], 128, true) => "wide_resnet101_2",
-            _ => "resnet50",
+            ([3, 4, 6, 3], 64, false) => Some("resnet50_gn"),
+            ([2, 2, 2, 2], 64, true) => Some("resnet26"),
+            ([3, 4, 6, 3], 64, true) => Some("resnet50"),
+            ([3, 4, 23, 3], 64, true) => Some("resnet101"),
+            ([3, 8, 36, 3], 64, true) => Some("resnet152"),
+            ([3, 4, 6, 3], 128, true) => Some("wide_resnet50_2"),
+            ([3, 4, 23, 3], 128, true) => Some("wide_resnet101_2"),
+            _ => None,
         };
         return Some((
             format!("a residual network of width {width} with {depths:?} blocks in its stages"),
-            name.to_owned(),
+            name.map(str::to_owned),
         ));
     }
     None

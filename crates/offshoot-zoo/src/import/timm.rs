@@ -173,11 +173,31 @@ impl Args<'_> {
     }
 }
 
-/// The architecture of timm's model `name` in `files`, with what its folder's `config` says beside.
+/// Why no network here is timm's model `name`.
+pub(super) fn unknown(name: &str) -> String {
+    let why = UNSUPPORTED.iter().find(|(part, _)| model_of(name).contains(part));
+    let why = why.map_or("is no name that is known here".to_owned(), |(_, why)| {
+        format!("has {why}, which no network here has")
+    });
+    format!("`{name}` {why}")
+}
+
+/// Whether models of such a name mostly want values around 0.5, within 0.5.
+pub(super) fn halves(name: &str) -> bool {
+    let others = [".dino", ".mae", "dinov2"];
+    name.starts_with("vit_") && !others.iter().any(|other| name.contains(other))
+}
+
+/// What follows a dot names the training, not the model.
+fn model_of(name: &str) -> &str {
+    name.split('.').next().unwrap_or_default()
+}
+
+/// The architecture of timm's model `name` in `files`, with what its folder's `config` says beside; none if the name is not known.
 ///
 /// # Errors
-/// Says what no network here has, or which number makes none.
-pub(super) fn architecture(name: &str, config: &Value, files: &Shards) -> Result<Architecture, String> {
+/// Says which number makes none.
+pub(super) fn architecture(name: &str, config: &Value, files: &Shards) -> Option<Result<Architecture, String>> {
     let mut args = config
         .get("model_args")
         .and_then(Value::as_object)
@@ -188,30 +208,11 @@ pub(super) fn architecture(name: &str, config: &Value, files: &Shards) -> Result
         args.insert("num_classes".into(), classes.clone());
     }
     let mut args = Args { args, files };
-    // What follows a dot names the training, not the model.
-    let model = name.split('.').next().unwrap_or_default();
-    let found = if let Some(found) = vit(model, &mut args) {
-        Architecture::Vit(found?)
-    } else if let Some(found) = swin(model, &mut args) {
-        Architecture::Swin(found?)
-    } else if let Some(found) = resnet(model, config, &mut args) {
-        Architecture::ResNet(found?)
-    } else {
-        let why = UNSUPPORTED.iter().find(|(part, _)| model.contains(part));
-        let why = why.map_or("is no name that is known here".to_owned(), |(_, why)| {
-            format!("has {why}, which no network here has")
-        });
-        return Err(format!("`{name}` {why}"));
-    };
-    args.finish()?;
-    let checked = match &found {
-        Architecture::Vit(vit) => vit.check(),
-        Architecture::Swin(swin) => swin.check(),
-        Architecture::ResNet(net) => net.check(),
-        _ => Ok(()),
-    };
-    checked.map_err(|e| e.to_string())?;
-    Ok(found)
+    let model = model_of(name);
+    let found = vit(model, &mut args).map(|vit| vit.map(Architecture::Vit));
+    let found = found.or_else(|| swin(model, &mut args).map(|swin| swin.map(Architecture::Swin)));
+    let found = found.or_else(|| resnet(model, config, &mut args).map(|net| net.map(Architecture::ResNet)))?;
+    Some(found.and_then(|found| args.finish().map(|()| found)))
 }
 
 /// `text` as a number of two to four digits.

@@ -7,28 +7,17 @@ use offshoot_family::Architecture;
 use super::LayoutTensor;
 use crate::network::Network;
 use crate::shards::Shards;
-use crate::spec::{Init, TensorSpec};
+use crate::spec::TensorSpec;
 
 /// How a file says what a network's tensors are.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dialect {
     /// Tensors of the file. Parts of one of ours stand in row order.
     pub tensors: Vec<LayoutTensor>,
-    /// Our tensors that the file does not have.
-    pub constants: Vec<Constant>,
+    /// Our tensors that the file does not have; they start as in a fresh network.
+    pub missing: Vec<TensorSpec>,
     /// Names that mean nothing here.
     pub ignored: Vec<Ignored>,
-}
-
-/// A tensor that is not in a file, because it is always the same there.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Constant {
-    /// Our tensor.
-    pub tensor: String,
-    /// How many elements it has.
-    pub elements: usize,
-    /// The value of each.
-    pub value: f32,
 }
 
 /// Tensors of a file that a network has no use for.
@@ -155,22 +144,11 @@ impl Dialect {
         }
     }
 
-    /// What is in no tensor of the file has the value that it starts with; the mask token is zero.
+    /// Notes what is in no tensor of the file.
     fn fill(&mut self, network: &dyn Network) {
         let known: HashSet<&str> = self.tensors.iter().map(|t| t.tensor.as_str()).collect();
-        let missing = network
-            .specs()
-            .into_iter()
-            .filter(|spec| !known.contains(&spec.name[..]));
-        let constant = |spec: TensorSpec| Constant {
-            elements: spec.elements(),
-            value: match spec.init {
-                Init::Constant(value) => value,
-                _ => 0.0,
-            },
-            tensor: spec.name,
-        };
-        self.constants = missing.map(constant).collect();
+        let specs = network.specs().into_iter();
+        self.missing = specs.filter(|spec| !known.contains(&spec.name[..])).collect();
     }
 
     /// Compares names and shapes with those of `files`.

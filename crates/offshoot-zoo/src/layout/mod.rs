@@ -7,8 +7,8 @@ mod swin;
 mod usage;
 mod vit;
 
-pub use dialect::{Constant, Dialect, Ignored};
-pub(crate) use resnet::{resnet_layout, timm_architecture as timm_resnet};
+pub use dialect::{Dialect, Ignored};
+pub(crate) use resnet::{resnet_layout, timm_architecture as timm_resnet, timm_layout};
 pub(crate) use swin::swin_layout;
 pub use usage::Usage;
 pub(crate) use vit::vit_layout;
@@ -17,7 +17,7 @@ use offshoot_family::Architecture;
 use offshoot_family::catalog::Preprocessing;
 use serde_json::{Value, json};
 
-use crate::network::Network;
+use crate::network::{Network, NetworkError};
 use crate::shards::Shards;
 
 /// One tensor as a file has it: some rows of one of ours, perhaps under another shape.
@@ -31,6 +31,28 @@ pub struct LayoutTensor {
     pub tensor: String,
     /// Which rows of ours, `[start, end)`, and of how many; none for all of it.
     pub rows: Option<(usize, usize, usize)>,
+}
+
+/// Whom a folder is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// transformers where it has such a network, and timm otherwise.
+    Usual,
+    /// timm.
+    Timm,
+}
+
+/// The layout of `network` for `program`.
+///
+/// # Errors
+/// If the program has no such network.
+pub fn of(network: &dyn Network, program: Program) -> Result<Layout, NetworkError> {
+    match program {
+        Program::Usual => Ok(network.layout()),
+        Program::Timm => network
+            .timm_layout()
+            .ok_or_else(|| NetworkError::Layout(network.architecture().summary())),
+    }
 }
 
 /// A network as a folder that another program opens: transformers, or timm.
@@ -96,6 +118,7 @@ pub fn architecture(config: &Value) -> Result<Architecture, String> {
 pub(crate) fn dialect(config: &Value, network: &dyn Network, files: &Shards) -> Dialect {
     let tensors = match network.architecture() {
         Architecture::ResNet(net) if config.get("model_type").is_some() => resnet::transformers_tensors(&net),
+        Architecture::ResNet(net) => resnet::timm_tensors(&net),
         _ => network.layout().tensors,
     };
     Dialect::of_layout(tensors, network, files)
@@ -139,14 +162,10 @@ fn classes(config: &Value) -> Result<usize, String> {
     }
 }
 
-/// Writes labels for a classifier of `classes` classes into a configuration.
+/// Writes the size of a classifier into a configuration. transformers makes up labels for it.
 fn label(config: &mut Value, classes: usize) {
     if classes > 0 {
-        let name = |i: usize| format!("LABEL_{i}");
-        let labels = (0..classes).map(|i| (i.to_string(), Value::from(name(i))));
-        config["id2label"] = Value::Object(labels.collect());
-        let labels = (0..classes).map(|i| (name(i), Value::from(i)));
-        config["label2id"] = Value::Object(labels.collect());
+        config["num_labels"] = json!(classes);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The residual network as timm's `resnet`, and as transformers' `ResNetModel` where the first convolution strides.
+//! The residual network as transformers' `ResNetModel`, and as timm's `resnet`.
 
 use offshoot_family::{ResNet, ResNetNorm, StrideOn};
 use serde_json::{Value, json};
@@ -12,28 +12,37 @@ const EPS: f64 = 1e-5;
 /// Groups of timm's GroupNorm unless it is told otherwise.
 const GROUPS: usize = 32;
 
-/// The layout of timm's `resnet`, or that of transformers' `ResNetModel` for a network that timm does not have. The mask token is
-/// in neither: both refuse or pass over what they do not know.
+/// The layout of transformers' `ResNetModel`, or that of timm's `resnet` for a network that transformers does not have. The mask
+/// token is in neither: both refuse or pass over what they do not know.
 pub(crate) fn resnet_layout(net: &ResNet) -> Layout {
-    let names = match net.stride_on {
-        StrideOn::Second => Names::timm(),
-        StrideOn::First => Names::transformers(net.classes),
-    };
-    let tensors = named(net, &names);
-    match net.stride_on {
-        StrideOn::Second => Layout {
-            tensors,
-            config: timm_config(net),
-            class: "ResNet",
-            usage: Usage::timm(net.classes, unusual_norm(net).as_deref()),
-        },
-        StrideOn::First => Layout {
-            tensors,
+    match net.check_transformers() {
+        Ok(()) => Layout {
+            tensors: transformers_tensors(net),
             config: transformers_config(net),
             class: class(net),
             usage: Usage::transformers(net.classes, OF_A_MAP, ".mean((2, 3))"),
         },
+        Err(_) => timm(net),
     }
+}
+
+/// The layout of timm's `resnet`; none for a network that it does not have.
+pub(crate) fn timm_layout(net: &ResNet) -> Option<Layout> {
+    (net.stride_on == StrideOn::Second && net.stem == 64).then(|| timm(net))
+}
+
+fn timm(net: &ResNet) -> Layout {
+    Layout {
+        tensors: timm_tensors(net),
+        config: timm_config(net),
+        class: "ResNet",
+        usage: Usage::timm(net.classes, unusual_norm(net).as_deref()),
+    }
+}
+
+/// The tensors of a network under timm's names.
+pub(super) fn timm_tensors(net: &ResNet) -> Vec<LayoutTensor> {
+    named(net, &Names::timm())
 }
 
 /// The class of transformers.
@@ -247,7 +256,7 @@ fn transformers_config(net: &ResNet) -> Value {
         "layer_type": "bottleneck",
         "hidden_act": "relu",
         "downsample_in_first_stage": false,
-        "downsample_in_bottleneck": true,
+        "downsample_in_bottleneck": net.stride_on == StrideOn::First,
         // transformers has no use for it: images of any side go in.
         "image_size": net.image,
         "dtype": "float32",

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::config::Config;
 use super::usage::{OF_A_MAP, Usage};
-use super::{Layout, LayoutTensor, classes, separate_qkv};
+use super::{Layout, LayoutTensor, classes, classifier, label, separate_qkv};
 
 /// The layout of transformers' `SwinModel`.
 pub(crate) fn swin_layout(swin: &Swin) -> Layout {
@@ -62,16 +62,7 @@ pub(crate) fn swin_layout(swin: &Swin) -> Layout {
             tensors.extend(block(swin, prefix, stage, place));
         }
     }
-    for (leaf, shape) in [("weight", vec![swin.classes, last]), ("bias", vec![swin.classes])] {
-        if swin.classes > 0 {
-            tensors.push(LayoutTensor {
-                name: format!("classifier.{leaf}"),
-                shape,
-                tensor: format!("head.{leaf}"),
-                rows: None,
-            });
-        }
-    }
+    tensors.extend(classifier(swin.classes, last));
     Layout {
         tensors,
         config: config(swin),
@@ -156,12 +147,7 @@ fn config(swin: &Swin) -> Value {
         "dtype": "float32",
         "torch_dtype": "float32"
     });
-    if swin.classes > 0 {
-        let labels = (0..swin.classes).map(|i| (i.to_string(), Value::from(format!("LABEL_{i}"))));
-        config["id2label"] = Value::Object(labels.collect());
-        let labels = (0..swin.classes).map(|i| (format!("LABEL_{i}"), Value::from(i)));
-        config["label2id"] = Value::Object(labels.collect());
-    }
+    label(&mut config, swin.classes);
     config
 }
 

@@ -17,7 +17,7 @@ use prost::Message;
 
 pub use graph::{Extent, Graph, Heads, Outputs, Sliding, Value};
 
-use crate::checkpoint::{Checkpoint, CheckpointError, write_preprocessor};
+use crate::checkpoint::{Checkpoint, CheckpointError, clear, write_preprocessor};
 use crate::network::Network;
 
 /// Name of the model's file in a folder.
@@ -71,6 +71,7 @@ pub fn export(
     embedded: u64,
 ) -> Result<(), CheckpointError> {
     let (child, plan) = parent.plan(view)?;
+    clear(folder)?;
     write_preprocessor(about.preprocessing, folder)?;
     write(child.as_ref(), about, folder, embedded, |name| {
         let entry = plan.iter().find(|entry| entry.name == name);

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use offshoot_family::{Architecture, Vit};
 use offshoot_zoo::checkpoint::{self, Checkpoint, WEIGHTS};
+use offshoot_zoo::layout::Program;
 use offshoot_zoo::materialize::materialize;
 use offshoot_zoo::network::SpaceBounds;
 use offshoot_zoo::safetensors::{self, SafetensorsError, SafetensorsFile};
@@ -106,7 +107,9 @@ fn a_child_exported_from_file_to_file_is_the_materialized_child_byte_for_byte() 
             let view = parent.network().child(&shape, &hash).unwrap();
             let (child, plan) = parent.plan(&view).unwrap();
             let (exported, saved) = (base.join(format!("e{shape}")), base.join(format!("s{shape}")));
-            parent.export_child(&view, &prepared, &exported).unwrap();
+            parent
+                .export_child(&view, Program::Usual, &prepared, &exported)
+                .unwrap();
             let folded = materialize(&weights, &plan);
             checkpoint::save(child.as_ref(), &folded, &prepared, &saved).unwrap();
             for file in [WEIGHTS, "config.json", "preprocessor_config.json"] {
@@ -284,7 +287,12 @@ fn a_half_precision_parent_is_exported_in_full_precision() {
     let opened = Checkpoint::open(&parent).unwrap();
     let view = opened.network().child(&crate::shape(3, 1), "").unwrap();
     opened
-        .export_child(&view, &preprocessing(&network), &base.path().join("child"))
+        .export_child(
+            &view,
+            Program::Usual,
+            &preprocessing(&network),
+            &base.path().join("child"),
+        )
         .unwrap();
     let child = Checkpoint::open(&base.path().join("child"))
         .unwrap()

@@ -5,18 +5,19 @@ use std::path::{Path, PathBuf};
 use offshoot_family::{Architecture, ResNetNorm, StrideOn, Vit};
 use offshoot_zoo::checkpoint::{self, Checkpoint, CheckpointError, WEIGHTS};
 use offshoot_zoo::import::{self, Import};
+use offshoot_zoo::layout::Program;
 use offshoot_zoo::network::{KeepAll, SpaceBounds};
 use offshoot_zoo::safetensors::{self, SafetensorsError, SafetensorsFile};
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
 use offshoot_zoo::vit::VitNetwork;
-use offshoot_zoo::{Network, Weights, start};
+use offshoot_zoo::{Network, Weights, onnx, start};
 use serde_json::{Value, json};
 
 use crate::checkpoint::raw;
 use crate::{lively, preprocessing, small};
 
 /// Every fixture, with the classes of its classifier.
-const FIXTURES: [(&str, usize); 10] = [
+const FIXTURES: [(&str, usize); 11] = [
     ("vit", 0),
     ("vit-classifier", 5),
     ("vit-timm", 5),
@@ -27,6 +28,7 @@ const FIXTURES: [(&str, usize); 10] = [
     ("resnet-classifier", 5),
     ("resnet-timm", 5),
     ("resnet-strides-first", 0),
+    ("resnet", 0),
 ];
 
 fn fixture(name: &str) -> PathBuf {
@@ -111,14 +113,8 @@ fn an_imported_model_written_again_computes_the_same() {
     for (name, _) in FIXTURES {
         let model = opened(name, base.path());
         let network = model.checkpoint.network();
-        let intact = network.space(SpaceBounds::default()).unwrap().intact();
-        let view = network.child(&intact, "").unwrap();
-        assert!(view.axes.is_empty() && view.gains.is_empty(), "{name}");
         let parent = base.path().join(format!("{name}-parent"));
-        model
-            .checkpoint
-            .export_child(&view, &model.preprocessing, &parent)
-            .unwrap();
+        model.save(&parent).unwrap();
         let saved = Checkpoint::open(&parent).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(saved.network().architecture(), network.architecture(), "{name}");
         let weights = saved.weights(&Device::flex()).unwrap();
@@ -148,7 +144,7 @@ fn what_a_file_has_beside_the_weights_is_named_and_ignored() {
     assert!(notes.contains("statistics"), "{notes}");
     let notes = opened("vit-timm", base.path()).notes.join("; ");
     assert!(
-        notes.contains("`mask_token` is not in the file: all 0") && notes.contains("ImageNet"),
+        notes.contains("`mask_token` is not in the file: all 0") && notes.contains("0.5") && notes.contains("--mean"),
         "{notes}"
     );
     let strides = |name| match opened(name, base.path()).checkpoint.network().architecture() {
@@ -189,7 +185,7 @@ fn a_bare_file_needs_a_name_and_says_what_it_looks_like() {
     );
     let hint = refused(&path, None).hint().unwrap();
     assert!(
-        hint.contains("width 192 and depth 1 with LayerScale") && hint.contains("--arch vit_"),
+        hint.contains("width 192 and depth 1 with LayerScale") && hint.contains("no name"),
         "{hint}"
     );
     let error = refused(&path, Some("vit_tiny_patch16_224")).to_string();
@@ -311,11 +307,148 @@ fn changed(name: &str, key: &str, value: Value) -> CheckpointError {
     refused(&copy, None)
 }
 
-/// A stem that neither timm nor transformers could be given again.
+/// A network that both programs have is written for transformers, or for timm if that is asked for.
 #[test]
-fn a_residual_network_that_could_not_be_exported_is_refused() {
-    let error = refused(&fixture("resnet"), None).to_string();
-    assert!(error.contains("stem = 8") && error.contains("64"), "{error}");
+fn a_residual_network_goes_to_either_program() {
+    let base = tempfile::tempdir().unwrap();
+    let model = opened("resnet-timm", base.path());
+    let network = model.checkpoint.network();
+    let intact = network.space(SpaceBounds::default()).unwrap().intact();
+    let view = network.child(&intact, "").unwrap();
+    for (program, key) in [(Program::Usual, "model_type"), (Program::Timm, "architecture")] {
+        let out = base.path().join(key);
+        let export = |program, folder: &Path| {
+            model
+                .checkpoint
+                .export_child(&view, program, &model.preprocessing, folder)
+        };
+        export(program, &out).unwrap();
+        assert!(json_of(&out.join("config.json"))[key].is_string(), "{key}");
+        let again = Checkpoint::open(&out).unwrap();
+        let weights = again.weights(&Device::flex()).unwrap();
+        assert!(difference("resnet-timm", again.network(), &weights) < 2e-5, "{key}");
+    }
+    let vit = opened("vit", base.path());
+    let network = vit.checkpoint.network();
+    let intact = network.space(SpaceBounds::default()).unwrap().intact();
+    let view = network.child(&intact, "").unwrap();
+    let refused = vit
+        .checkpoint
+        .export_child(&view, Program::Timm, &vit.preprocessing, &base.path().join("vit"));
+    assert!(refused.unwrap_err().to_string().contains("timm"));
+    assert!(!base.path().join("vit").exists());
+}
+
+/// What is written is the network of the images that it is given: it says so, and computes what the model does with them.
+#[test]
+fn a_model_given_images_of_another_side_is_written_for_them() {
+    let base = tempfile::tempdir().unwrap();
+    for (name, _) in FIXTURES {
+        let mut model = opened(name, base.path());
+        let (channels, side) = model.checkpoint.network().image();
+        let stride = model.checkpoint.network().stride();
+        let px = side + stride;
+        model.set_side(px as u32);
+        assert!(
+            model.notes.iter().any(|note| note.contains(&format!("--px {side}"))),
+            "{name}"
+        );
+        let parent = base.path().join(format!("{name}-{px}"));
+        model.save(&parent).unwrap();
+        let saved = Checkpoint::open(&parent).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(saved.network().image(), (channels, px), "{name}");
+        let images = crate::numbers(5, channels * px * px);
+        let images = || Tensor::<4>::from_data(TensorData::new(images.clone(), [1, channels, px, px]), &Device::flex());
+        let [ours, theirs] = [&model.checkpoint, &saved].map(|checkpoint| {
+            let weights = checkpoint.weights(&Device::flex()).unwrap();
+            let features = checkpoint.network().forward(&weights, images(), None, &mut KeepAll);
+            features.patches.into_data().try_to_vec::<f32>().unwrap()
+        });
+        for (a, b) in ours.iter().zip(&theirs) {
+            assert!((a - b).abs() < 2e-5, "{name}: {a} against {b}");
+        }
+        model.set_side(side as u32);
+        assert!(model.notes.iter().all(|note| !note.contains("--px")), "{name}");
+    }
+}
+
+/// A network in stages that starts from zeros under a norm has gradients without bounds there.
+#[test]
+fn a_mask_token_that_is_not_in_the_file_starts_as_in_a_fresh_network() {
+    let base = tempfile::tempdir().unwrap();
+    for (name, zero) in [
+        ("swin-classifier", false),
+        ("resnet-classifier", true),
+        ("vit-timm", true),
+    ] {
+        let weights = opened(name, base.path()).checkpoint.weights(&Device::flex()).unwrap();
+        let token = weights.get("mask_token").unwrap().values();
+        assert_eq!(token.iter().all(|v| *v == 0.0), zero, "{name}");
+    }
+}
+
+/// Thousands of classes make no configuration that is too large to be read again.
+#[test]
+fn a_classifier_of_many_classes_is_written_and_read() {
+    let base = tempfile::tempdir().unwrap();
+    let vit = Vit {
+        layer_scale: 0.0,
+        classes: 50_000,
+        ..small()
+    };
+    let network = VitNetwork::new(vit);
+    let weights = lively(&network.specs(), 3);
+    checkpoint::save(&network, &weights, &preprocessing(&network), base.path()).unwrap();
+    assert!(std::fs::metadata(base.path().join("config.json")).unwrap().len() < 4096);
+    let again = Checkpoint::open(base.path()).unwrap();
+    assert_eq!(again.network().architecture().classes(), 50_000);
+}
+
+#[test]
+fn preparations_that_no_image_can_be_given_are_refused() {
+    for (key, value) in [
+        ("image_mean", json!([1e300, 0.5, 0.5])),
+        ("image_std", json!([1e-300, 0.5, 0.5])),
+        ("rescale_factor", json!(1e-320)),
+    ] {
+        let base = tempfile::tempdir().unwrap();
+        let whole = fixture("vit");
+        for file in ["config.json", WEIGHTS] {
+            std::fs::copy(whole.join(file), base.path().join(file)).unwrap();
+        }
+        let mut said = json!({ "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5] });
+        said[key] = value;
+        std::fs::write(base.path().join("preprocessor_config.json"), said.to_string()).unwrap();
+        let error = refused(base.path(), None).to_string();
+        assert!(error.contains("preprocessor_config.json"), "{key}: {error}");
+    }
+}
+
+#[test]
+fn an_export_leaves_nothing_of_the_one_before() {
+    let base = tempfile::tempdir().unwrap();
+    let model = opened("vit", base.path());
+    let network = model.checkpoint.network();
+    let intact = network.space(SpaceBounds::default()).unwrap().intact();
+    let view = network.child(&intact, "").unwrap();
+    let out = base.path().join("out");
+    let folder = || {
+        model
+            .checkpoint
+            .export_child(&view, Program::Usual, &model.preprocessing, &out)
+            .unwrap();
+    };
+    let about = onnx::About {
+        id: "whole",
+        parent: "",
+        preprocessing: &model.preprocessing,
+    };
+    let graph = || onnx::export(&model.checkpoint, &view, &about, &out, onnx::EMBEDDED).unwrap();
+    folder();
+    graph();
+    assert!(!out.join("config.json").exists() && !out.join(WEIGHTS).exists() && out.join(onnx::MODEL).exists());
+    folder();
+    assert!(out.join("config.json").exists() && out.join(WEIGHTS).exists() && !out.join(onnx::MODEL).exists());
 }
 
 #[test]

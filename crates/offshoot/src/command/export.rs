@@ -8,6 +8,7 @@ use offshoot_data::Prepared;
 use offshoot_family::files::write_atomic;
 use offshoot_family::{Catalog, Child, Split, View};
 use offshoot_report::{CardFacts, OpenedBy};
+use offshoot_zoo::layout::{self, Program};
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
 use offshoot_zoo::{Checkpoint, CheckpointError, Network, Weights, checkpoint, onnx};
@@ -55,7 +56,7 @@ pub fn run(args: &Export) -> Result<(), Failure> {
         let preprocessing = &catalog.data.preprocessing;
         write_card(&folder, &catalog, child, &view, args.format)?;
         match args.format {
-            Format::Hf => parent.export_child(&view, preprocessing, &folder)?,
+            Format::Hf | Format::Timm => parent.export_child(&view, program(args.format), preprocessing, &folder)?,
             Format::Onnx => {
                 let about = onnx::About {
                     id: &child.id,
@@ -73,7 +74,7 @@ pub fn run(args: &Export) -> Result<(), Failure> {
     for child in children.iter().take(if several { 0 } else { 1 }) {
         let folder = target(child);
         let bytes = match args.format {
-            Format::Hf => size(&folder.join(checkpoint::WEIGHTS))?,
+            Format::Hf | Format::Timm => size(&folder.join(checkpoint::WEIGHTS))?,
             Format::Onnx => {
                 let data = folder.join(onnx::DATA);
                 let beside = if data.exists() { size(&data)? } else { 0 };
@@ -153,17 +154,24 @@ fn size(path: &Path) -> anyhow::Result<u64> {
     Ok(found.len())
 }
 
+/// Whom the folders are for.
+fn program(format: Format) -> Program {
+    match format {
+        Format::Timm => Program::Timm,
+        Format::Hf | Format::Onnx => Program::Usual,
+    }
+}
+
 fn write_card(folder: &Path, catalog: &Catalog, child: &Child, view: &View, format: Format) -> Result<(), Failure> {
-    let usage = offshoot_zoo::open(&view.child)
-        .map_err(CheckpointError::from)?
-        .layout()
-        .usage;
+    let network = offshoot_zoo::open(&view.child).map_err(CheckpointError::from)?;
+    let layout = layout::of(network.as_ref(), program(format)).map_err(CheckpointError::from)?;
+    let usage = layout.usage;
     let python = usage.python(&child.id);
     let facts = CardFacts {
         task: usage.task,
         features: usage.features,
         opened_by: match format {
-            Format::Hf => OpenedBy::Library {
+            Format::Hf | Format::Timm => OpenedBy::Library {
                 name: usage.library,
                 python: &python,
             },

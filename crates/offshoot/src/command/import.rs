@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use offshoot_data::SplitShares;
+use offshoot_family::architecture::LARGEST_IMAGE;
 use offshoot_family::catalog::{DataRef, Preprocessing};
 use offshoot_family::{Architecture, recipe};
 use offshoot_methods::elastic::family;
@@ -35,8 +36,9 @@ struct ImportRecipe {
 pub fn run(args: &Import) -> Result<(), Failure> {
     let mut model = import::open(&args.path, args.arch.as_deref())?;
     if let Some(px) = args.px {
-        model.preprocessing = at_side(&model, px)?;
+        set_side(&mut model, px)?;
     }
+    set_values(&mut model, args)?;
     tell(&model)?;
     let Some(out) = &args.out else {
         say("it fits: add `-o DIR` to make a run of it")?;
@@ -44,9 +46,7 @@ pub fn run(args: &Import) -> Result<(), Failure> {
     };
     // What is in the folder is only taken away for a run that can be made.
     let data = data_ref(args, model.preprocessing.clone())?;
-    let network = model.checkpoint.network();
-    let space = network.space(SpaceBounds::default())?;
-    let whole = network.child(&space.intact(), "")?;
+    let space = model.network()?.space(SpaceBounds::default())?;
     let weights = model.checkpoint.hash()?;
     let run = RunFolder::create(out, args.overwrite)?;
     let made = ImportRecipe {
@@ -56,8 +56,7 @@ pub fn run(args: &Import) -> Result<(), Failure> {
         weights,
     };
     run.write_text("recipe.toml", &recipe::to_toml(&made)?)?;
-    let parent = run.path().join("parent");
-    model.checkpoint.export_child(&whole, &model.preprocessing, &parent)?;
+    model.save(&run.path().join("parent"))?;
     let unscored = data.path.is_empty();
     let catalog = family::enter(run.path(), "import", &space, true, data, args.seed)?;
     let (run, score) = (
@@ -81,21 +80,45 @@ pub fn absolute(path: &Path) -> String {
         .to_string()
 }
 
-/// The preprocessing for images of another side, in the usual proportion of resize and crop.
-fn at_side(model: &Model, px: u32) -> Result<Preprocessing, Failure> {
-    let stride = model.checkpoint.network().stride() as u32;
-    if px == 0 || px > 1 << 14 || !px.is_multiple_of(stride) {
-        let below = (px.min(1 << 14) / stride).max(1) * stride;
+/// Images of another side.
+fn set_side(model: &mut Model, px: u32) -> Result<(), Failure> {
+    let (stride, most) = (model.checkpoint.network().stride() as u32, LARGEST_IMAGE as u32);
+    if px > most {
+        return Err(Failure::input(
+            format!("--px {px} is too large"),
+            format!("images have at most {most} pixels on a side"),
+        ));
+    }
+    if px == 0 || !px.is_multiple_of(stride) {
+        let below = (px / stride).max(1) * stride;
         return Err(Failure::input(
             format!("--px {px} is no multiple of {stride}"),
             format!("the nearest are {below} and {}", below + stride),
         ));
     }
-    Ok(Preprocessing {
-        resize: (px * 256).div_ceil(224),
-        crop: px,
-        ..model.preprocessing.clone()
-    })
+    model.set_side(px);
+    Ok(())
+}
+
+/// Another mean and deviation.
+fn set_values(model: &mut Model, args: &Import) -> Result<(), Failure> {
+    let channels = usize::from(model.preprocessing.channels);
+    let given = [
+        ("--mean", &args.mean, &mut model.preprocessing.mean),
+        ("--std", &args.std, &mut model.preprocessing.std),
+    ];
+    for (option, values, place) in given {
+        let Some(values) = values else { continue };
+        let good = |v: &f32| v.is_finite() && (option != "--std" || *v > 0.0);
+        if ![1, channels].contains(&values.len()) || !values.iter().all(good) {
+            return Err(Failure::input(
+                format!("{option} {values:?} is not one number for each of {channels} channels"),
+                "they are those of values in 0..1, with commas: 0.485,0.456,0.406",
+            ));
+        }
+        *place = values.iter().copied().cycle().take(channels).collect();
+    }
+    Ok(())
 }
 
 /// Says what the model is, and what of the file is not used.
