@@ -333,7 +333,10 @@ impl Swin {
         image_side(self.image, self.stride(), "the last stage's stride")?;
         let last = self.map(self.depths.len() - 1);
         if last < self.window {
-            let reason = format!("is larger than the last stage's map of {last} x {last} tokens");
+            let reason = format!(
+                "is larger than the last stage's map of {last} x {last} tokens: images must have {} pixels or more",
+                self.window.saturating_mul(self.stride())
+            );
             return Err(ArchitectureError::new("window", self.window, reason));
         }
         colours(self.channels)?;

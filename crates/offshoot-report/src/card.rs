@@ -100,15 +100,18 @@ pub fn model_card(catalog: &Catalog, child: &Child, facts: &CardFacts<'_>) -> St
     let _ = write!(
         card,
         "\n## Use\n\n{usage}\n## Made by\n\noffshoot {version}, method {method}, seed {seed}; \
-         data fingerprint `{data}`; parent `{parent}`.\n",
+         {data}parent `{parent}`.\n",
         usage = match facts.opened_by {
             OpenedBy::Library { python, .. } => library_usage(python, facts.features),
-            OpenedBy::Onnx => onnx_usage(preparation, facts.features),
+            OpenedBy::Onnx => onnx_usage(preparation, facts),
         },
         version = catalog.version,
         method = catalog.method,
         seed = catalog.seed,
-        data = catalog.data.fingerprint,
+        data = match &catalog.data.fingerprint[..] {
+            "" => String::new(),
+            fingerprint => format!("data fingerprint `{fingerprint}`; "),
+        },
         parent = catalog.parent.hash,
     );
     card
@@ -120,10 +123,15 @@ fn library_usage(python: &str, features: &str) -> String {
 }
 
 /// How to run the model, and what its input is made of: no processor comes with a runtime.
-fn onnx_usage(preparation: &Preprocessing, features: &str) -> String {
+fn onnx_usage(preparation: &Preprocessing, facts: &CardFacts<'_>) -> String {
+    let (logits, output) = if facts.task == "image-classification" {
+        ("logits, ", "\"logits\", ")
+    } else {
+        ("", "")
+    };
     format!(
         "```python\nimport onnxruntime\n\nsession = onnxruntime.InferenceSession(\"model.onnx\")\n\
-         cls, patches = session.run([\"cls\", \"patches\"], {{\"pixel_values\": pixel_values}})\n```\n\n\
+         {logits}cls, patches = session.run([{output}\"cls\", \"patches\"], {{\"pixel_values\": pixel_values}})\n```\n\n\
          `pixel_values` is `[batch, {channels}, {crop}, {crop}]` in fp32, for any batch: {colour} image, its shorter side resized to \
          {resize} (bicubic), the centre {crop} x {crop} of it, each value divided by 255, then less the mean {mean:?} and divided by \
          the deviation {std:?}. The same numbers are in the model's metadata and in `preprocessor_config.json`. {features}.\n",
@@ -133,5 +141,6 @@ fn onnx_usage(preparation: &Preprocessing, features: &str) -> String {
         resize = preparation.resize,
         mean = preparation.mean,
         std = preparation.std,
+        features = facts.features,
     )
 }

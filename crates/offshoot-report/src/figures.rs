@@ -82,6 +82,7 @@ impl Family<'_> {
         let (was, it) = if n == 1 { ("was", "it") } else { ("were", "they") };
         let scored = self.count(|child| self.score.value(child));
         let scores = match self.score.split {
+            None if n == 1 => format!("its score, {}, has not been measured", self.score.name),
             None => format!("their score, {}, has not been measured", self.score.name),
             Some(split) if scored == n => format!("{it} {was} scored by {} on the {split} split", self.score.name),
             Some(split) => {

@@ -34,9 +34,29 @@ pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkErro
 /// Families that can be trained.
 pub const FAMILIES: [&str; 3] = ["vit", "swin", "resnet"];
 
-/// POA's intact network of a family and the bounds of its space (elastic.md sections 2.2 to 2.4); none if there is no such
-/// family. Image side and channels are left to the data.
-pub fn paper(family: &str) -> Option<(Architecture, SpaceBounds)> {
+/// What POA's run of a family is made of.
+#[derive(Clone, Debug)]
+pub struct Paper {
+    /// The intact network; image side and channels are left to the data.
+    pub parent: Architecture,
+    /// Bounds of its space.
+    pub bounds: SpaceBounds,
+    /// How much oftener the smallest size of an axis is drawn than the largest.
+    pub sampling_scale: f64,
+    /// Stochastic depth of the last block.
+    pub drop_path: f64,
+}
+
+/// POA's run of a family (elastic.md sections 2.2 to 2.4 and 4.1); none if there is no such family.
+pub fn paper(family: &str) -> Option<Paper> {
+    let paper = |parent, bounds, sampling_scale, drop_path| {
+        Some(Paper {
+            parent,
+            bounds,
+            sampling_scale,
+            drop_path,
+        })
+    };
     let bounds = |min_width, min_depths: &[usize]| SpaceBounds {
         min_width,
         min_depths: min_depths.to_vec(),
@@ -57,7 +77,7 @@ pub fn paper(family: &str) -> Option<(Architecture, SpaceBounds)> {
                 layer_scale: 1e-5,
                 classes: 0,
             };
-            Some((Architecture::Vit(vit), bounds(384, &[12])))
+            paper(Architecture::Vit(vit), bounds(384, &[12]), 3.0, 0.2)
         }
         "swin" => {
             let swin = Swin {
@@ -72,7 +92,7 @@ pub fn paper(family: &str) -> Option<(Architecture, SpaceBounds)> {
                 norm_eps: 1e-5,
                 classes: 0,
             };
-            Some((Architecture::Swin(swin), bounds(96, &[2, 2, 6, 2])))
+            paper(Architecture::Swin(swin), bounds(96, &[2, 2, 6, 2]), 2.0, 0.2)
         }
         "resnet" => {
             let net = ResNet {
@@ -88,8 +108,31 @@ pub fn paper(family: &str) -> Option<(Architecture, SpaceBounds)> {
                 norm_eps: 1e-5,
                 classes: 0,
             };
-            Some((Architecture::ResNet(net), bounds(64, &[3, 4, 6, 3])))
+            paper(Architecture::ResNet(net), bounds(64, &[3, 4, 6, 3]), 2.0, 0.0)
         }
         _ => None,
     }
+}
+
+/// Bounds of a space down to half of a network: half of its width, in whole steps, and half of the blocks of every stage of four
+/// or more, as the paper's spaces leave short stages whole.
+///
+/// # Errors
+/// If the architecture's numbers make no network.
+pub fn half(architecture: &Architecture) -> Result<SpaceBounds, NetworkError> {
+    let step = open(architecture)?.width_step();
+    let (width, depths) = match architecture {
+        Architecture::Vit(vit) => (vit.width, vec![vit.depth]),
+        Architecture::Swin(swin) => (swin.width, swin.depths.clone()),
+        // One that only transformers has cannot be narrower.
+        Architecture::ResNet(net) if net.stride_on == StrideOn::First || net.stem != 64 => (0, net.depths.clone()),
+        Architecture::ResNet(net) => (net.width, net.depths.clone()),
+        _ => (0, Vec::new()),
+    };
+    let blocks = |depth: usize| if depth < 4 { depth } else { depth.div_ceil(2) };
+    Ok(SpaceBounds {
+        min_width: width.div_ceil(2).next_multiple_of(step),
+        min_depths: depths.into_iter().map(blocks).collect(),
+        ..SpaceBounds::default()
+    })
 }

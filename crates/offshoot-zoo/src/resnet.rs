@@ -453,7 +453,8 @@ mod tests {
     use crate::spec::parameters;
 
     fn paper_net() -> (ResNet, SpaceBounds) {
-        let (architecture, bounds) = paper("resnet").unwrap();
+        let paper = paper("resnet").unwrap();
+        let (architecture, bounds) = (paper.parent, paper.bounds);
         match architecture.with_input(3, 224) {
             Architecture::ResNet(net) => (net, bounds),
             other => panic!("{other:?}"),

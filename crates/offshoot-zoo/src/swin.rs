@@ -604,7 +604,7 @@ mod tests {
     use super::*;
 
     fn swin(width: usize, third: usize) -> SwinNetwork {
-        let (architecture, _) = crate::registry::paper("swin").unwrap();
+        let architecture = crate::registry::paper("swin").unwrap().parent;
         let Architecture::Swin(swin) = architecture.with_input(3, 224) else {
             unreachable!("asked for a Swin")
         };
@@ -627,7 +627,7 @@ mod tests {
     #[test]
     fn the_paper_space_has_39_children_with_the_tabled_blocks_and_gains() {
         let parent = swin(128, 18);
-        let (_, bounds) = crate::registry::paper("swin").unwrap();
+        let bounds = crate::registry::paper("swin").unwrap().bounds;
         let space = parent.space(bounds).unwrap();
         assert_eq!(space.count(), 39);
         assert_eq!(space.smallest().id(), "96x6");

@@ -230,10 +230,10 @@ impl Default for ElasticRecipe {
 }
 
 impl ElasticRecipe {
-    /// The default recipe with the paper's parent and space of another family of architectures; none if there is no such family.
-    /// What else that parent's run had is in its ready recipe.
+    /// The default recipe with the paper's parent, space, sampling and stochastic depth of another family of architectures; none if
+    /// there is no such family. What else that parent's run had is in its ready recipe.
     pub fn of_family(family: &str) -> Option<Self> {
-        let (parent, bounds) = offshoot_zoo::registry::paper(family)?;
+        let paper = offshoot_zoo::registry::paper(family)?;
         Some(Self {
             method: "elastic".into(),
             seed: 0,
@@ -252,13 +252,13 @@ impl ElasticRecipe {
                 workers: Auto::Auto,
                 resize: Auto::Auto,
             },
-            parent,
+            parent: paper.parent,
             space: SpaceRecipe {
-                min_width: bounds.min_width,
+                min_width: paper.bounds.min_width,
                 width_step: Auto::Auto,
-                min_depth: bounds.min_depths[..].into(),
+                min_depth: paper.bounds.min_depths[..].into(),
                 depth_step: 1,
-                sampling_scale: 3.0,
+                sampling_scale: paper.sampling_scale,
                 alpha: true,
             },
             crops: MultiCrop::default(),
@@ -289,7 +289,7 @@ impl ElasticRecipe {
                 teacher_temperature_warmup_epochs: 30.0,
                 ibot_start_epochs: 30.0,
                 stretch: 0.78,
-                drop_path: 0.2,
+                drop_path: paper.drop_path,
             },
             train: TrainRecipe {
                 batch: 1600,

@@ -54,7 +54,9 @@ impl RunError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Used(_) => Some("go on with it by `--resume`, or start anew in its place by `--overwrite`".into()),
+            Self::Used(_) => {
+                Some("replace it by `--overwrite`, or choose another folder; training goes on by `--resume`".into())
+            }
             Self::Foreign { .. } => Some("choose an empty folder; `--overwrite` only ever replaces a run".into()),
             Self::NoRun(_) => Some("start one with a recipe: `offshoot pretrain RECIPE --out DIR`".into()),
             Self::Locked(_) => Some("wait for it, or choose another folder".into()),

@@ -219,6 +219,17 @@ impl Images {
             parent: None,
         };
         images::tell_damaged(&images.damaged(), "left out");
+        let (neighbours, of) = match measure {
+            Measure::Agreement => (Some(20), images::part(&dataset, split).len().saturating_sub(1)),
+            Measure::Knn => (Some(200), train.len()),
+            Measure::Linear(_) | Measure::Latency(_) => (None, 0),
+        };
+        if neighbours.is_some_and(|k| of <= k) {
+            complain(&format!(
+                "only {of} images to find neighbours among: scores of as many neighbours or more say nothing, agreement is then 1 for \
+                 every model; hold more images out, or bring more"
+            ));
+        }
         Ok(images)
     }
 

@@ -34,6 +34,9 @@ pub fn run(args: &Export) -> Result<(), Failure> {
         ));
     }
     let catalog = Catalog::open(&args.run)?;
+    if args.check {
+        images::given(&catalog.data)?;
+    }
     let children = children(args, &catalog)?;
     let several = args.what.all || args.what.pareto;
     let target = |child: &Child| {
@@ -88,7 +91,8 @@ pub fn run(args: &Export) -> Result<(), Failure> {
         ))?;
     }
     if several {
-        say(&format!("wrote {} children to {}", children.len(), args.out.display()))?;
+        let (n, noun) = (children.len(), if children.len() == 1 { "child" } else { "children" });
+        say(&format!("wrote {n} {noun} to {}", args.out.display()))?;
     }
     if args.check {
         let machine = Machine::new(&args.compute.device, args.compute.threads)?;
@@ -109,9 +113,13 @@ fn children<'a>(args: &Export, catalog: &'a Catalog) -> Result<Vec<&'a Child>, F
     if what.pareto {
         let front = catalog.pareto(|c| Some(c.parameters as f64), |c| c.score(&catalog.score, Split::Val));
         if front.is_empty() {
+            images::given(&catalog.data)?;
             let verb = catalog.score.split('@').next().unwrap_or_default();
             let hint = format!("measure first: offshoot eval {verb} {}", args.run.display());
-            return Err(Failure::input(format!("no child has a {} on val", catalog.score), hint));
+            return Err(Failure::input(
+                format!("no child was measured by {} on val", catalog.score),
+                hint,
+            ));
         }
         return Ok(front);
     }

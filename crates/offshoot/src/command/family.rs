@@ -43,11 +43,12 @@ pub fn run(args: &Family) -> Result<(), Failure> {
         .count();
     if unscored > 0 {
         let verb = catalog.score.split('@').next().unwrap_or_default();
-        say(&format!(
-            "{unscored} have no {} yet: offshoot eval {verb} {}",
-            catalog.score,
-            args.run.display()
-        ))?;
+        let how = if catalog.data.path.is_empty() {
+            "it was imported without images; import it with --data PATH to score it".into()
+        } else {
+            format!("offshoot eval {verb} {}", args.run.display())
+        };
+        say(&format!("not measured by {} yet: {unscored}; {how}", catalog.score))?;
     }
     Ok(())
 }

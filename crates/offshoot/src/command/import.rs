@@ -65,9 +65,14 @@ pub fn run(args: &Import) -> Result<(), Failure> {
     );
     say(&format!("wrote {run}: {} as the only child", catalog.children[0].id))?;
     say(&if unscored {
-        format!("next: offshoot pretrain RECIPE --init {run} --out DIR; with --data PATH it could be scored, too")
+        format!(
+            "next: offshoot pretrain RECIPE --init {run} --out DIR, with a recipe such as recipes/continue.toml; with --data PATH it could be \
+             scored, too"
+        )
     } else {
-        format!("next: offshoot eval {score} {run}; offshoot pretrain RECIPE --init {run} --out DIR")
+        format!(
+            "next: offshoot eval {score} {run}; offshoot pretrain RECIPE --init {run} --out DIR, with a recipe such as recipes/continue.toml"
+        )
     })?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use offshoot_family::recipe::{self, Auto};
 use offshoot_family::{Architecture, Catalog};
 use offshoot_methods::elastic::recipe::{ElasticRecipe, InitRecipe};
 use offshoot_zoo::tensor::Device;
-use offshoot_zoo::{Checkpoint, Weights, import, start};
+use offshoot_zoo::{Checkpoint, CheckpointError, Weights, import, start};
 use serde_json::Value;
 
 use super::images;
@@ -33,7 +33,28 @@ impl Start {
             let catalog = Catalog::open(path)?;
             (images::checked_parent(path, &catalog)?, catalog.data.preprocessing)
         } else {
-            let model = import::open(path, None)?;
+            let model = import::open(path, None).map_err(|error| match error {
+                CheckpointError::Unsupported {
+                    path: place,
+                    reason,
+                    hint,
+                } if !path.is_dir() => {
+                    // It has no option to say what a file is; the recognised name, if there is one, goes to the command that has.
+                    let name = hint
+                        .split('`')
+                        .find(|word| word.starts_with("--arch "))
+                        .unwrap_or("--arch NAME")
+                        .to_owned();
+                    Failure::input(
+                        format!("{}: {reason}", place.display()),
+                        format!(
+                            "import it first: offshoot import {} {name} -o base; then --init base",
+                            path.display()
+                        ),
+                    )
+                }
+                other => other.into(),
+            })?;
             (model.checkpoint, model.preprocessing)
         };
         Ok(Self {
@@ -72,7 +93,11 @@ impl Start {
         let family = described.get("family").and_then(Value::as_str).unwrap_or_default();
         let refuse = |what: &[String]| {
             Failure::input(
-                format!("{origin}: {}, but {} has others", what.join(", "), self.path.display()),
+                format!(
+                    "{origin} or its overrides: {}, but {} has others",
+                    what.join(", "),
+                    self.path.display()
+                ),
                 "leave these out: with --init the parent's numbers are the model's",
             )
         };
@@ -86,6 +111,11 @@ impl Start {
                 format!("there are {known}"),
             )
         })?;
+        // Down to half of it: the paper's spaces end where the usual models are.
+        let native = self.checkpoint.network().architecture();
+        let bounds = offshoot_zoo::registry::half(&native).map_err(CheckpointError::from)?;
+        default.space.min_width = bounds.min_width;
+        default.space.min_depth = bounds.min_depths[..].into();
         default.parent = parent;
         default.init = InitRecipe {
             path: absolute(&self.path),
@@ -96,7 +126,16 @@ impl Start {
         default.data.mean = Auto::Value(how.mean.clone());
         default.data.std = Auto::Value(how.std.clone());
         let mut recipe = recipe::load(&default, text, origin, overrides)?;
-        recipe.init = default.init.clone();
+        if recipe.init.hash != default.init.hash {
+            return Err(Failure::input(
+                format!(
+                    "{} is not the model that `init.hash` is of: its content is another",
+                    self.path.display()
+                ),
+                "leave the hash out to start from this one, or name the model that it belongs to",
+            ));
+        }
+        recipe.init.path.clone_from(&default.init.path);
         let mut others: Vec<String> = Vec::new();
         if let (Value::Object(own), Value::Object(set)) = (&described, describe(&recipe.parent)) {
             // The side is the crops', and how positions are resampled is a matter of training.
@@ -112,7 +151,13 @@ impl Start {
             .value()
             .is_some_and(|&channels| channels != how.channels)
         {
-            others.push(format!("data.channels = {:?}", recipe.data.channels.value()));
+            others.extend(
+                recipe
+                    .data
+                    .channels
+                    .value()
+                    .map(|channels| format!("data.channels = {channels}")),
+            );
         }
         if !others.is_empty() {
             return Err(refuse(&others));

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::eval::{Measure, measure_children};
 use super::family::short;
+use super::images;
 use crate::args::Pick;
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -66,13 +67,14 @@ fn choose(catalog: &Catalog, budget: &Budget, metric: &str, run: &Path) -> Resul
     }
     let fits = catalog.children.iter().any(|child| budget.broken_by(child).is_none());
     if fits {
+        images::given(&catalog.data)?;
         let command = format!(
             "offshoot eval {} {}",
             metric.split('@').next().unwrap_or_default(),
             run.display()
         );
         return Err(Failure::input(
-            format!("no child within the budget has a {metric} on val"),
+            format!("no child within the budget was measured by {metric} on val"),
             format!("measure first: {command}"),
         ));
     }

@@ -307,9 +307,17 @@ fn summarise(progress: &TrainingProgress, learner: &ElasticLearner, elapsed: Dur
 
 fn finished(catalog: &Catalog, run: &Path) -> Result<(), Failure> {
     let (run, score) = (run.display(), catalog.score.split('@').next().unwrap_or_default());
-    say(&format!("a family of {} children is in {run}", catalog.children.len()))?;
+    let count = match catalog.children.len() {
+        1 => "1 child".to_owned(),
+        n => format!("{n} children"),
+    };
+    say(&format!("a family of {count} is in {run}"))?;
+    // A budget that leaves some out.
+    let mut sizes: Vec<u64> = catalog.children.iter().map(|child| child.parameters).collect();
+    sizes.sort_unstable();
+    let budget = sizes.get(sizes.len() / 2).map_or(0, |&n| n.div_ceil(1000));
     say(&format!(
-        "next: offshoot eval {score} {run}; offshoot pick {run} --params 5M; offshoot report {run}"
+        "next: offshoot eval {score} {run}; offshoot pick {run} --params {budget}k; offshoot report {run}"
     ))?;
     Ok(())
 }
