@@ -215,7 +215,8 @@ impl CatalogError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Missing(path) => Some(format!(
-                "a finished run has one: if {} is an unfinished run, go on with `offshoot pretrain --resume {0}`",
+                "a finished run has one: go on with an unfinished one by `offshoot pretrain --resume {}`; make one of a model in a \
+                 folder by `offshoot import`",
                 path.display()
             )),
             Self::Newer { .. } => Some("install a newer offshoot".into()),

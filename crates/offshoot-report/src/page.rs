@@ -138,11 +138,17 @@ fn facts(catalog: &Catalog) -> Vec<(&'static str, String)> {
         ("Seed", catalog.seed.to_string()),
         ("Parent", catalog.parent.path.clone()),
         ("Parent weights (blake3)", catalog.parent.hash.clone()),
-        ("Data", data.path.clone()),
-        ("Data fingerprint", data.fingerprint.clone()),
-        ("Labels", if data.labels { "used" } else { "not used" }.into()),
-        ("Held out", held_out(data)),
     ];
+    if data.path.is_empty() {
+        facts.push(("Data", "none".into()));
+    } else {
+        facts.extend([
+            ("Data", data.path.clone()),
+            ("Data fingerprint", data.fingerprint.clone()),
+            ("Labels", if data.labels { "used" } else { "not used" }.into()),
+            ("Held out", held_out(data)),
+        ]);
+    }
     let colour = if input.channels == 1 { "grey" } else { "colour" };
     let mut how = format!("resize {}, crop {}, {colour}", input.resize, input.crop);
     if !input.mean.is_empty() {

@@ -4,7 +4,7 @@ use offshoot_family::{Catalog, Child, Split};
 use serde::Serialize;
 
 use crate::score::{Cost, Score, finite_score};
-use crate::units::{Unit, grouped, metric_name};
+use crate::units::{Unit, axis_words, grouped, metric_name};
 
 /// Most metrics beyond the score that get a column.
 const MOST_EXTRA: usize = 6;
@@ -161,7 +161,7 @@ pub(crate) fn table(
     if named {
         columns.push(column("name", "familiar name", false));
     }
-    columns.extend(axes.iter().map(|axis| column(axis, "", true)));
+    columns.extend(axes.iter().map(|axis| column(axis, &axis_words(axis), true)));
     columns.push(column("parameters", "", true));
     columns.push(column("MACs", "multiply-adds of one image at native size", true));
     columns.push(column("file", "size of the exported fp32 weights file", true));

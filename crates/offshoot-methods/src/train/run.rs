@@ -69,6 +69,8 @@ impl RunError {
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// Whether it was not there before.
+    made: bool,
     _lock: File,
 }
 
@@ -83,6 +85,7 @@ impl RunFolder {
             path: path.to_owned(),
             source,
         };
+        let made = !path.exists();
         std::fs::create_dir_all(path).map_err(io)?;
         let mut names = Vec::new();
         for entry in std::fs::read_dir(path).map_err(io)? {
@@ -101,7 +104,10 @@ impl RunFolder {
             }
             _ => {}
         }
-        let folder = Self::lock(path)?;
+        let folder = Self {
+            made,
+            ..Self::lock(path)?
+        };
         for name in names.iter().filter(|n| own(n) && *n != "lock") {
             remove(path.join(name))?;
         }
@@ -144,10 +150,24 @@ impl RunFolder {
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 path: path.to_owned(),
+                made: false,
                 _lock: lock,
             }),
             Err(TryLockError::WouldBlock) => Err(RunError::Locked(path.to_owned())),
             Err(TryLockError::Error(source)) => Err(RunError::Io { path: file, source }),
+        }
+    }
+
+    /// Takes back what [`create`](Self::create) made, for a run that could not start: nothing is left of a folder that was not
+    /// there and that nothing was written to.
+    pub fn abandon(self) {
+        let nothing = !self.path.join("recipe.toml").exists();
+        if nothing {
+            // What cannot be removed is an empty folder at worst.
+            let _ = std::fs::remove_file(self.path.join("lock"));
+        }
+        if nothing && self.made {
+            let _ = std::fs::remove_dir(&self.path);
         }
     }
 

@@ -53,6 +53,13 @@ pub fn open(path: &Path, name: Option<&str>) -> Result<Import, CheckpointError> 
         // A folder that holds weights and nothing that says what they are is the file that it holds.
         return of_timm(path, weights_of(path)?, name, &Value::Null);
     }
+    if path.join("catalog.json").is_file() {
+        return Err(CheckpointError::Unsupported {
+            path: path.to_owned(),
+            reason: "a run of offshoot, which needs no import".into(),
+            hint: format!("start from it by `offshoot pretrain RECIPE --init {}`", path.display()),
+        });
+    }
     let config = read_json(&config_path)?;
     let architecture = config.get("architecture").and_then(Value::as_str);
     let transformers = config.get("model_type").is_some();
@@ -251,13 +258,15 @@ impl Import {
 /// Refuses files of Python objects: reading one runs whatever it says.
 fn refuse_pickle(path: &Path) -> Result<(), CheckpointError> {
     let refused = |file: &Path| {
-        let shown = file.file_name().unwrap_or_default().to_string_lossy();
+        let shown = file.display();
+        let beside = file.with_file_name("model.safetensors");
         Err(CheckpointError::Unsupported {
             path: file.to_owned(),
             reason: "a pickle: it holds Python objects, and reading it would run them".into(),
             hint: format!(
                 "write its tensors anew where you trust it: python -c \"import torch, safetensors.torch as s; \
-                 s.save_file(torch.load('{shown}', weights_only=True), 'model.safetensors')\""
+                 s.save_file(torch.load('{shown}', weights_only=True), '{}')\"",
+                beside.display()
             ),
         })
     };

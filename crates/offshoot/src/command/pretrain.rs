@@ -75,7 +75,13 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
     }
     // Look at the folder first: a used one is refused before minutes are spent on the data.
     let run = RunFolder::create(out, false)?;
-    go(args, Ready::new(args, recipe, start.as_ref())?, &run)
+    match Ready::new(args, recipe, start.as_ref()) {
+        Ok(ready) => go(args, ready, &run),
+        Err(failure) => {
+            run.abandon();
+            Err(failure)
+        }
+    }
 }
 
 /// The recipe of a new run, and the model that it starts from: the option's, or the recipe's own.

@@ -37,20 +37,7 @@ fn write(run: &Path, out: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let catalog = Catalog::open(run)?;
     let log = run.join("metrics.jsonl");
     let recipe = run.join("recipe.toml");
-    let mut notes = vec![
-        ("Method".to_owned(), catalog.method.clone()),
-        ("Version".to_owned(), catalog.version.clone()),
-        ("Seed".to_owned(), catalog.seed.to_string()),
-        ("Data".to_owned(), catalog.data.path.clone()),
-        ("Data fingerprint".to_owned(), catalog.data.fingerprint.clone()),
-        (
-            "Parent".to_owned(),
-            format!("{} ({})", catalog.parent.path, &catalog.parent.hash),
-        ),
-    ];
-    if let Some(hours) = hours(run) {
-        notes.push(("Training time".to_owned(), hours));
-    }
+    let notes = hours(run).map(|hours| ("Training time".to_owned(), hours));
     let facts = RunFacts {
         title: run
             .file_name()
@@ -65,7 +52,7 @@ fn write(run: &Path, out: Option<PathBuf>) -> Result<PathBuf, Failure> {
         } else {
             String::new()
         },
-        notes,
+        notes: notes.into_iter().collect(),
         picked: picked(&catalog),
     };
     let page = offshoot_report::render(&catalog, &facts)?;
