@@ -71,7 +71,7 @@ pub enum NetworkError {
     #[error("no child of shape {0} can be cut from this parent")]
     Shape(String),
     /// A program was asked for that has no such network.
-    #[error("timm has no layout for a {0} here: leave out `--format timm`")]
+    #[error("timm has no layout for {0} here: leave out `--format timm`")]
     Layout(String),
 }
 
