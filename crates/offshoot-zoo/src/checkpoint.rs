@@ -282,12 +282,7 @@ fn rows(values: &[f32], rows: Option<(usize, usize, usize)>) -> &[f32] {
 pub(crate) fn clear(folder: &Path) -> Result<(), CheckpointError> {
     for name in ["config.json", onnx::MODEL, WEIGHTS, onnx::DATA] {
         let path = folder.join(name);
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(CheckpointError::Io { path, source });
-            }
-            _ => {}
-        }
+        onnx::remove(&path).map_err(|source| CheckpointError::Io { path, source })?;
     }
     Ok(())
 }

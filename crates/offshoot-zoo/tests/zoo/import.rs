@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use offshoot_family::{Architecture, ResNetNorm, StrideOn, Vit};
+use offshoot_family::{Architecture, ResNetNorm, StrideOn, View, Vit};
 use offshoot_zoo::checkpoint::{self, Checkpoint, CheckpointError, WEIGHTS};
 use offshoot_zoo::import::{self, Import};
 use offshoot_zoo::layout::Program;
@@ -86,6 +86,13 @@ fn difference(name: &str, network: &dyn Network, weights: &Weights) -> f32 {
 
 fn opened(name: &str, base: &Path) -> Import {
     import::open(&folder(name, base), None).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// The model as its own child.
+fn whole(model: &Import) -> View {
+    let network = model.checkpoint.network();
+    let intact = network.space(SpaceBounds::default()).unwrap().intact();
+    network.child(&intact, "").unwrap()
 }
 
 #[test]
@@ -312,9 +319,7 @@ fn changed(name: &str, key: &str, value: Value) -> CheckpointError {
 fn a_residual_network_goes_to_either_program() {
     let base = tempfile::tempdir().unwrap();
     let model = opened("resnet-timm", base.path());
-    let network = model.checkpoint.network();
-    let intact = network.space(SpaceBounds::default()).unwrap().intact();
-    let view = network.child(&intact, "").unwrap();
+    let view = whole(&model);
     for (program, key) in [(Program::Usual, "model_type"), (Program::Timm, "architecture")] {
         let out = base.path().join(key);
         let export = |program, folder: &Path| {
@@ -329,9 +334,7 @@ fn a_residual_network_goes_to_either_program() {
         assert!(difference("resnet-timm", again.network(), &weights) < 2e-5, "{key}");
     }
     let vit = opened("vit", base.path());
-    let network = vit.checkpoint.network();
-    let intact = network.space(SpaceBounds::default()).unwrap().intact();
-    let view = network.child(&intact, "").unwrap();
+    let view = whole(&vit);
     let refused = vit
         .checkpoint
         .export_child(&view, Program::Timm, &vit.preprocessing, &base.path().join("vit"));
@@ -428,9 +431,7 @@ fn preparations_that_no_image_can_be_given_are_refused() {
 fn an_export_leaves_nothing_of_the_one_before() {
     let base = tempfile::tempdir().unwrap();
     let model = opened("vit", base.path());
-    let network = model.checkpoint.network();
-    let intact = network.space(SpaceBounds::default()).unwrap().intact();
-    let view = network.child(&intact, "").unwrap();
+    let view = whole(&model);
     let out = base.path().join("out");
     let folder = || {
         model
