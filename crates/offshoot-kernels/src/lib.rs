@@ -16,6 +16,7 @@ mod cross_entropy;
 mod cut;
 mod gather;
 mod gelu;
+mod gelu_tanh;
 pub mod gemm;
 mod group_norm;
 mod linear;
@@ -24,6 +25,7 @@ mod next_token;
 mod norm;
 mod operation;
 mod slices;
+mod swiglu;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -245,12 +247,30 @@ impl Linear {
         self
     }
 
-    /// Applies exact GELU to the input first.
-    #[must_use]
-    pub fn gelu(mut self) -> Self {
-        self.form.entry = Entry::Gelu;
+    /// Does to the input what needs no vectors.
+    fn entered_by(mut self, entry: Entry) -> Self {
+        self.form.entry = entry;
         self.norm.clear();
         self
+    }
+
+    /// Applies exact GELU to the input first.
+    #[must_use]
+    pub fn gelu(self) -> Self {
+        self.entered_by(Entry::Gelu)
+    }
+
+    /// Applies GELU by a hyperbolic tangent to the input first: GPT-2's, `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`.
+    #[must_use]
+    pub fn gelu_tanh(self) -> Self {
+        self.entered_by(Entry::GeluTanh)
+    }
+
+    /// Makes `silu(gate) * up` (SwiGLU, Shazeer 2020) of the input first, which then is `[rows, 2 * in]`: in each row the gate's
+    /// numbers, then the others.
+    #[must_use]
+    pub fn swiglu(self) -> Self {
+        self.entered_by(Entry::SwiGlu)
     }
 
     /// Multiplies the result by a LayerScale of `[out]` (Touvron et al. 2021).
@@ -271,7 +291,10 @@ impl Linear {
         }
     }
 
-    /// Runs the layer on `x`, `[rows, in]`; the result is `[rows, out]`.
+    /// Runs the layer on `x`, `[rows, in]` (`[rows, 2 * in]` for SwiGLU); the result is `[rows, out]`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
     pub fn forward(self, x: Tensor<2>) -> Tensor<2> {
         let form = Form {
             bias: self.bias.is_some(),

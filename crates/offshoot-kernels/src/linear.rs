@@ -1,4 +1,5 @@
-//! Linear layers with what stands before and after them: a norm or a GELU of the input, the bias, LayerScale and the residual.
+//! Linear layers with what stands before and after them: a norm or an activation of the input, the bias, LayerScale and the
+//! residual.
 //!
 //! `y = residual + layer_scale * (entry(x) W^T + bias)`, in blocks of rows that stay in the cache from the first read to the
 //! last write. Only `x` is kept for the gradient: `entry(x)` is cheap and found again. LayerScale costs no pass of its own in
@@ -9,12 +10,12 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata};
 use burn::tensor::Shape;
 
-use crate::gelu;
-use crate::gemm::{Matrix, Threads, note, product, turn};
+use crate::gemm::{Matrix, Threads, note, product, product_in_rows, turn};
 use crate::norm::Norm;
 use crate::operation::Kernel;
 use crate::slices::{tensor, values};
 use crate::vector::{LANES, add_up, arch, build, build_pieces, copied, dot, rows_of, vectorised, with_scratch, zeroed};
+use crate::{gelu, gelu_tanh, swiglu};
 
 /// What a linear layer does to its input first.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -24,6 +25,10 @@ pub enum Entry {
     Plain,
     /// Exact GELU.
     Gelu,
+    /// GELU by a hyperbolic tangent, GPT-2's.
+    GeluTanh,
+    /// SwiGLU: a row of the input is `2 * in` numbers, the gate's and then the others, and becomes `silu(gate) * other`.
+    SwiGlu,
     /// LayerNorm over the last dimension, with the norm's scale and shift.
     LayerNorm {
         /// Added to the variance.
@@ -36,8 +41,8 @@ pub enum Entry {
     },
 }
 
-/// What a fused linear layer consists of. Its tensors are handed over in this order: `x` of `[rows, in]`, the weight of
-/// `[out, in]`, the bias, the scale and shift of a norm, the LayerScale, and the residual of `[rows, out]`.
+/// What a fused linear layer consists of. Its tensors are handed over in this order: `x` of `[rows, in]`, or of `[rows, 2 * in]` if
+/// that is entered by SwiGLU, the weight of `[out, in]`, the bias, the scale and shift of a norm, the LayerScale, and the residual of `[rows, out]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Form {
     /// What happens to the input first.
@@ -65,7 +70,7 @@ struct Parts<T> {
 impl Form {
     fn norm(self) -> Option<Norm> {
         match self.entry {
-            Entry::Plain | Entry::Gelu => None,
+            Entry::Plain | Entry::Gelu | Entry::GeluTanh | Entry::SwiGlu => None,
             Entry::LayerNorm { epsilon } => Some(Norm {
                 centred: true,
                 epsilon: epsilon as f32,
@@ -98,6 +103,30 @@ impl Form {
     fn kept_parts<T>(self, all: Vec<T>) -> Parts<T> {
         let residual = false;
         Form { residual, ..self }.parts(all)
+    }
+
+    /// Numbers of a row of `x` for each that the product sees.
+    fn branches(self) -> usize {
+        if self.entry == Entry::SwiGlu { 2 } else { 1 }
+    }
+
+    /// # Panics
+    /// If a row of `x` has not the `width` that goes with a weight for `inputs` numbers.
+    fn check(self, width: usize, inputs: usize) {
+        let branches = self.branches();
+        assert_eq!(width, branches * inputs, "a row for a weight with {inputs} inputs");
+    }
+
+    /// Writes `entry(x)` of some rows to `out`.
+    #[inline(always)]
+    fn enter(self, x: &[f32], (scale, shift): (Option<&[f32]>, Option<&[f32]>), inputs: usize, out: &mut [f32]) {
+        match (self.entry, self.norm()) {
+            (_, Some(norm)) => norm.forward(x, scale.unwrap_or_default(), shift, out),
+            (Entry::Gelu, _) => gelu::values(x, out),
+            (Entry::GeluTanh, _) => gelu_tanh::values(x, out),
+            (Entry::SwiGlu, _) => swiglu::values(x, inputs, out),
+            _ => out.copy_from_slice(x),
+        }
     }
 
     /// The gradients that are wanted; that of LayerScale is made from that of the weight.
@@ -225,8 +254,8 @@ fn plain_norm<B: Backend>(norm: Norm, x: FloatTensor<B>) -> (FloatTensor<B>, Flo
 /// `entry(x)` in plain operations.
 fn plain_entry<B: Backend>(form: Form, parts: &Parts<FloatTensor<B>>) -> FloatTensor<B> {
     let x = parts.x.clone();
-    match form.norm() {
-        Some(norm) => {
+    match (form.entry, form.norm()) {
+        (_, Some(norm)) => {
             let mut y = plain_norm::<B>(norm, x).0;
             if let Some(scale) = &parts.scale {
                 y = B::float_mul(y, row::<B>(scale.clone()));
@@ -236,16 +265,19 @@ fn plain_entry<B: Backend>(form: Form, parts: &Parts<FloatTensor<B>>) -> FloatTe
                 None => y,
             }
         }
-        None if form.entry == Entry::Gelu => B::gelu(x),
-        None => x,
+        (Entry::Gelu, _) => B::gelu(x),
+        (Entry::GeluTanh, _) => gelu_tanh::plain::<B>(x),
+        (Entry::SwiGlu, _) => swiglu::plain::<B>(x),
+        _ => x,
     }
 }
 
 impl Kernel for Form {
     fn forward(self, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
         let parts = self.parts(tensors);
-        let [rows, inputs] = parts.x.shape().dims();
-        let [outputs, _] = parts.weight.shape().dims();
+        let [rows, width] = parts.x.shape().dims();
+        let [outputs, inputs] = parts.weight.shape().dims();
+        self.check(width, inputs);
         let Parts {
             x,
             weight,
@@ -270,17 +302,11 @@ impl Kernel for Form {
         let y = build(rows * outputs, block * outputs, |i, blank| {
             let first = i * block;
             let n = blank.len() / outputs.max(1);
-            let x = &x[first * inputs..][..n * inputs];
+            let x = &x[first * width..][..n * width];
             let y = match self.entry {
                 Entry::Plain => product(blank, Matrix::new(x, n, inputs), weight, threads),
                 _ => with_scratch(n * inputs, |entered| {
-                    vectorised!(
-                        arch,
-                        match self.norm() {
-                            Some(norm) => norm.forward(x, scale.unwrap_or_default(), shift, entered),
-                            None => gelu::values(x, entered),
-                        }
-                    );
+                    vectorised!(arch, self.enter(x, (scale, shift), inputs, entered));
                     product(blank, Matrix::new(entered, n, inputs), weight, threads)
                 }),
             };
@@ -304,8 +330,9 @@ impl Kernel for Form {
         let wanted = self.wanted_parts(wanted);
         let d_residual = wanted.residual.unwrap_or_default().then(|| gradient.clone());
         let parts = self.kept_parts(tensors);
-        let [rows, inputs] = parts.x.shape().dims();
-        let [outputs, _] = parts.weight.shape().dims();
+        let [rows, width] = parts.x.shape().dims();
+        let [outputs, inputs] = parts.weight.shape().dims();
+        self.check(width, inputs);
         let Parts {
             x,
             weight,
@@ -339,45 +366,59 @@ impl Kernel for Form {
         }
         let sizes: Vec<[usize; 3]> = (0..blocks)
             .map(|i| {
-                let n = block.min(rows - i * block) * inputs;
-                [sums, inner * n, usize::from(entered_again) * n]
+                let n = block.min(rows - i * block);
+                [sums, inner * n * width, usize::from(entered_again) * n * inputs]
             })
             .collect();
         let [sums_of_blocks, dx, entered] = build_pieces(&sizes, |i, [sums, dx, entered]| {
             let first = i * block;
             let n = block.min(rows - first);
-            let x = &x[first * inputs..][..n * inputs];
+            let x = &x[first * width..][..n * width];
             let dy = &dy[first * outputs..][..n * outputs];
-            let dx = match inner {
-                0 => zeroed(dx),
-                _ => product(dx, Matrix::new(dy, n, outputs), scaled, threads(rows, block)),
-            };
-            let entered = zeroed(entered);
-            let sums = zeroed(sums);
-            vectorised!(arch, {
-                let (columns, norm_sums) = sums.split_at_mut(outputs);
-                for dy in dy.chunks_exact(outputs.max(1)) {
-                    for (sum, dy) in columns.iter_mut().zip(dy) {
-                        *sum += dy;
+            let d_entered = Matrix::new(dy, n, outputs);
+            // What is entered by two branches has a gradient of its own size first.
+            let apart = inner * (self.branches() - 1) * n * inputs;
+            with_scratch(apart, |d_apart| {
+                let dx = match (inner, apart) {
+                    (0, _) => zeroed(dx),
+                    (_, 0) => product(dx, d_entered, scaled, threads(rows, block)),
+                    _ => {
+                        product_in_rows((&mut *d_apart, inputs), false, d_entered, scaled, threads(rows, block));
+                        zeroed(dx)
                     }
-                }
-                let again = entered_again.then_some(&mut *entered);
-                match (self.entry, norm) {
-                    (_, Some(norm)) => {
-                        let weights = (scale.unwrap_or_default(), shift);
-                        norm.backward(x, weights, dx, norm_sums.split_at_mut(inputs), again);
+                };
+                let entered = zeroed(entered);
+                let sums = zeroed(sums);
+                vectorised!(arch, {
+                    let (columns, norm_sums) = sums.split_at_mut(outputs);
+                    for dy in dy.chunks_exact(outputs.max(1)) {
+                        for (sum, dy) in columns.iter_mut().zip(dy) {
+                            *sum += dy;
+                        }
                     }
-                    (Entry::Gelu, _) if inner == 1 => gelu::gradient(x, dx, again),
-                    (Entry::Gelu, _) => again.into_iter().for_each(|again| gelu::values(x, again)),
-                    _ => {}
-                }
-            });
-            [sums, dx, entered]
+                    let again = entered_again.then_some(&mut *entered);
+                    match (self.entry, norm) {
+                        (_, Some(norm)) => {
+                            let weights = (scale.unwrap_or_default(), shift);
+                            norm.backward(x, weights, dx, norm_sums.split_at_mut(inputs), again);
+                        }
+                        (Entry::Gelu, _) if inner == 1 => gelu::gradient(x, dx, again),
+                        (Entry::GeluTanh, _) if inner == 1 => gelu_tanh::gradient(x, dx, again),
+                        (Entry::SwiGlu, _) if inner == 1 => swiglu::gradient(x, inputs, d_apart, dx, again),
+                        _ => {
+                            if let Some(again) = again {
+                                self.enter(x, (None, None), inputs, again);
+                            }
+                        }
+                    }
+                });
+                [sums, dx, entered]
+            })
         });
         let sums = add_up(&sums_of_blocks, sums);
         let (columns, norm_sums) = sums.split_at(outputs);
         let mut gradients = Vec::new();
-        gradients.push(wanted.x.then(|| tensor(dx, [rows, inputs])));
+        gradients.push(wanted.x.then(|| tensor(dx, [rows, width])));
         let mut d_layer_scale = None;
         gradients.push(wanted.weight.then(|| {
             note((outputs, rows, inputs), (true, false), 1);
@@ -470,8 +511,12 @@ impl Kernel for Form {
                 }
                 B::float_mul(d, factor)
             }
-            None if self.entry == Entry::Gelu => B::gelu_backward(parts.x.clone(), inner),
-            None => inner,
+            None => match self.entry {
+                Entry::Gelu => B::gelu_backward(parts.x.clone(), inner),
+                Entry::GeluTanh => gelu_tanh::plain_backward::<B>(parts.x.clone(), inner),
+                Entry::SwiGlu => swiglu::plain_backward::<B>(parts.x.clone(), inner),
+                _ => inner,
+            },
         };
         let mut gradients = vec![wanted.x.then_some(d_x), wanted.weight.then_some(d_weight)];
         if parts.bias.is_some() {

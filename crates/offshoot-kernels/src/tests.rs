@@ -161,12 +161,13 @@ impl Case {
 /// All of a linear layer; its gradients as well, of everything.
 fn linear(form: Form, [rows, inputs, outputs]: [usize; 3], seed: u64) -> Case {
     let mut draw = Draw(seed);
+    let branches = if form.entry == Entry::SwiGlu { 2 } else { 1 };
     let mut tensors = vec![
-        draw.tensor(&[rows, inputs], 2.0),
+        draw.tensor(&[rows, branches * inputs], 2.0),
         draw.tensor(&[outputs, inputs], 1.5 / (inputs.max(1) as f32).sqrt()),
     ];
     let norm_vectors = match form.entry {
-        Entry::Plain | Entry::Gelu => 0,
+        Entry::Plain | Entry::Gelu | Entry::GeluTanh | Entry::SwiGlu => 0,
         Entry::RmsNorm { .. } => 1,
         Entry::LayerNorm { .. } => 2,
     };
@@ -191,6 +192,8 @@ fn forms() -> Vec<Form> {
     let entries = [
         Entry::Plain,
         Entry::Gelu,
+        Entry::GeluTanh,
+        Entry::SwiGlu,
         Entry::LayerNorm { epsilon },
         Entry::RmsNorm { epsilon },
     ];

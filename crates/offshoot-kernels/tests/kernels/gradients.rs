@@ -56,7 +56,8 @@ fn check<const D: usize>(
 fn layer(form: Form, [rows, inputs, outputs]: [usize; 3], tensors: Vec<Tensor<1>>) -> Tensor<2> {
     let mut tensors = tensors.into_iter();
     let mut next = || tensors.next().unwrap();
-    let x = next().reshape([rows, inputs]);
+    let branches = if form.entry == Entry::SwiGlu { 2 } else { 1 };
+    let x = next().reshape([rows, branches * inputs]);
     let mut layer = Linear::new(next().reshape([outputs, inputs]));
     if form.bias {
         layer = layer.bias(next());
@@ -64,6 +65,8 @@ fn layer(form: Form, [rows, inputs, outputs]: [usize; 3], tensors: Vec<Tensor<1>
     layer = match form.entry {
         Entry::Plain => layer,
         Entry::Gelu => layer.gelu(),
+        Entry::GeluTanh => layer.gelu_tanh(),
+        Entry::SwiGlu => layer.swiglu(),
         Entry::LayerNorm { epsilon } => layer.layer_norm(next(), next(), epsilon),
         Entry::RmsNorm { epsilon } => layer.rms_norm(next(), epsilon),
     };
@@ -82,6 +85,8 @@ fn linear_layers_of_every_form_have_the_gradients_of_their_definition() {
     for entry in [
         Entry::Plain,
         Entry::Gelu,
+        Entry::GeluTanh,
+        Entry::SwiGlu,
         Entry::LayerNorm { epsilon },
         Entry::RmsNorm { epsilon },
     ] {

@@ -22,12 +22,24 @@ pub(crate) fn gelu(x: f64) -> f64 {
     x * distribution(x)
 }
 
+/// With the constants of transformers' `gelu_new`.
+fn gelu_tanh(x: f64) -> f64 {
+    let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+    0.5 * x * (1.0 + u.tanh())
+}
+
 /// A row as the product of a linear layer sees it.
 fn entered(form: Form, x: &[f64], scale: &[f64], shift: &[f64]) -> Vec<f64> {
     let n = x.len() as f64;
     let (mean, epsilon) = match form.entry {
         Entry::Plain => return x.to_vec(),
         Entry::Gelu => return x.iter().map(|&x| gelu(x)).collect(),
+        Entry::GeluTanh => return x.iter().map(|&x| gelu_tanh(x)).collect(),
+        Entry::SwiGlu => {
+            let (gate, up) = x.split_at(x.len() / 2);
+            let one = |(gate, up): (&f64, &f64)| gate / (1.0 + (-gate).exp()) * up;
+            return gate.iter().zip(up).map(one).collect();
+        }
         Entry::LayerNorm { epsilon } => (x.iter().sum::<f64>() / n, epsilon),
         Entry::RmsNorm { epsilon } => (0.0, epsilon),
     };
@@ -44,11 +56,12 @@ fn entered(form: Form, x: &[f64], scale: &[f64], shift: &[f64]) -> Vec<f64> {
 /// Sizes of the tensors of a linear layer, in their order.
 pub(crate) fn linear_sizes(form: Form, [rows, inputs, outputs]: [usize; 3]) -> Vec<usize> {
     let norm = match form.entry {
-        Entry::Plain | Entry::Gelu => 0,
+        Entry::Plain | Entry::Gelu | Entry::GeluTanh | Entry::SwiGlu => 0,
         Entry::RmsNorm { .. } => 1,
         Entry::LayerNorm { .. } => 2,
     };
-    let mut sizes = vec![rows * inputs, outputs * inputs];
+    let branches = if form.entry == Entry::SwiGlu { 2 } else { 1 };
+    let mut sizes = vec![rows * branches * inputs, outputs * inputs];
     sizes.extend(form.bias.then_some(outputs));
     sizes.extend(vec![inputs; norm]);
     sizes.extend(form.layer_scale.then_some(outputs));
@@ -66,7 +79,8 @@ pub(crate) fn linear(form: Form, [rows, inputs, outputs]: [usize; 3], tensors: &
     let residual = next(form.residual);
     let mut all = Vec::new();
     for r in 0..rows {
-        let x = entered(form, &tensors[0][r * inputs..][..inputs], scale, shift);
+        let width = tensors[0].len() / rows;
+        let x = entered(form, &tensors[0][r * width..][..width], scale, shift);
         for o in 0..outputs {
             let mut y: f64 = x.iter().zip(&tensors[1][o * inputs..]).map(|(x, w)| x * w).sum();
             y += bias.get(o).unwrap_or(&0.0);
