@@ -24,6 +24,7 @@ mod memory;
 mod next_token;
 mod norm;
 mod operation;
+mod rotary;
 mod slices;
 mod swiglu;
 mod tensors;
@@ -41,6 +42,7 @@ pub use group_norm::GroupNorm;
 pub use linear::{Entry, Form};
 pub use memory::keep_freed_memory;
 pub use operation::{Gelu, NextToken, Operation};
+pub use rotary::Rotary;
 pub use tensors::Tensors;
 pub use update::AdamStep;
 pub use vector::{PATH_VARIABLE, Path, on_workers, with_path};
@@ -316,6 +318,16 @@ pub fn attention(form: Attention, packed: Tensor<2>, bias: Option<Tensor<4>>) ->
     let mut tensors = vec![packed.into_dispatch()];
     tensors.extend(bias.map(Tensor::into_dispatch));
     run(form, tensors)
+}
+
+/// Turns the queries and keys of packed rows, `[rows, (heads + 2 kv_heads) * head_dim]`, by their positions, see [`Rotary`]. The
+/// result takes the memory of `packed` where nothing else holds it.
+///
+/// # Panics
+/// If the shapes do not fit, or if there is not one frequency for each pair of a head's numbers.
+pub fn rotary(form: Rotary, packed: Tensor<2>) -> Tensor<2> {
+    form.check(packed.dims());
+    run(form, vec![packed.into_dispatch()])
 }
 
 /// Cross-entropy of `[rows, columns]` logits against each tensor of targets, `[any, columns]`, see [`SoftTargets`]: for row `r`

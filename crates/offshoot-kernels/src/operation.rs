@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex};
 
-use crate::{Attention, Cut, Form, Gather, GroupNorm, SoftTargets, Window};
+use crate::{Attention, Cut, Form, Gather, GroupNorm, Rotary, SoftTargets, Window};
 
 /// One operation of several tensors with one result, forward and backward, for the CPU and for every other backend.
 ///
@@ -116,6 +116,8 @@ operations! {
     Linear(Form),
     /// Softmax attention of packed queries, keys and values.
     Attention(Attention),
+    /// Rotary positions of packed queries and keys.
+    Rotary(Rotary),
     /// Cross-entropy of the rows of logits, the first tensor, against the targets, which are the others; `[sets, rows]`.
     SoftCrossEntropy(SoftTargets),
     /// Cross-entropy of the rows of `[rows, vocabulary]` logits against one index each; `[rows]`.

@@ -13,7 +13,9 @@ use burn::tensor::TensorData;
 
 use crate::operation::Kernel;
 use crate::slices::contiguous;
-use crate::{AdamStep, Attention, Entry, Form, Gather, Gelu, GroupNorm, Kernels, Operation, SoftTargets, Tensors};
+use crate::{
+    AdamStep, Attention, Entry, Form, Gather, Gelu, GroupNorm, Kernels, Operation, Rotary, SoftTargets, Tensors,
+};
 
 /// What computes an operation.
 #[derive(Clone, Copy, Debug)]
@@ -293,6 +295,32 @@ fn gelu(shape: &[usize], seed: u64) -> Case {
     Case::of(Gelu, format!("GELU of {shape:?}, seed {seed}"), inputs)
 }
 
+/// Rotary positions, from a position on.
+fn rotary(form: Attention, first: usize, seed: u64) -> Case {
+    let Attention {
+        sequences,
+        heads,
+        kv_heads,
+        head_dim,
+        ..
+    } = form;
+    let frequencies = (0..head_dim / 2).map(|i| 0.9f32.powi(i as i32)).collect();
+    let form = Rotary {
+        sequences,
+        heads,
+        kv_heads,
+        head_dim,
+        first,
+        frequencies,
+    };
+    let rows = form.sequences.iter().map(|(count, tokens)| count * tokens).sum();
+    let shape = [rows, (heads + 2 * kv_heads) * head_dim];
+    let mut draw = Draw(seed);
+    let inputs = vec![draw.tensor(&shape, 2.0), draw.tensor(&shape, 1.0)];
+    let name = format!("{form:?}, seed {seed}");
+    Case::of(form, name, inputs)
+}
+
 /// Rows of a matrix, about one in five of them none.
 fn gather([rows, height, width]: [usize; 3], seed: u64) -> Case {
     let mut draw = Draw(seed);
@@ -413,6 +441,14 @@ fn all() -> Vec<Case> {
     let mut cases: Vec<_> = forms().into_iter().map(|form| linear(form, [7, 19, 5], 1)).collect();
     cases.extend([false, true].map(|causal| attention(grouped(causal), 0, 2)));
     cases.extend([1, 2].map(|groups| attention(windows(), groups, 3)));
+    cases.push(rotary(
+        Attention {
+            head_dim: 34,
+            ..grouped(true)
+        },
+        3,
+        25,
+    ));
     cases.extend([1, 2].map(|sets| soft_cross_entropy([9, 37, sets, 4], 0.1, 4)));
     cases.push(tempered_softmax([5, 37], 0.07, 5));
     cases.extend([1, 3].map(|rounds| sinkhorn([9, 21], (1.0, 0.05), rounds, 6)));
@@ -441,6 +477,14 @@ fn large() -> Vec<Case> {
         sequences: vec![(64, 9)],
         ..windows()
     };
+    cases.push(rotary(
+        Attention {
+            head_dim: 34,
+            ..long.clone()
+        },
+        3,
+        26,
+    ));
     cases.extend([attention(long, 0, 12), attention(many, 2, 13)]);
     cases.push(soft_cross_entropy([70, 1501, 2, 40], 0.1, 14));
     cases.push(tempered_softmax([70, 1501], 0.07, 15));

@@ -59,6 +59,18 @@ proptest! {
     }
 
     #[test]
+    fn rotary_positions_agree(
+        sequences in prop::collection::vec((0..4usize, 0..131usize), 1..4),
+        (heads, kv_heads) in (1..4usize, 0..4usize),
+        head_dim in prop::sample::select(vec![0, 2, 6, 16, 34, 64]),
+        first in 0..2000usize,
+        seed: u64,
+    ) {
+        let form = Attention { sequences, heads, kv_heads, head_dim, causal: true };
+        rotary(form, first, seed).agrees(1e-6);
+    }
+
+    #[test]
     fn cross_entropy_agrees(
         rows in prop::sample::select(vec![0, 1, 2, 9, 33]),
         columns in prop::sample::select(vec![1, 2, 7, 16, 17, 100, 1009, 16_384, 16_385, 20_011]),

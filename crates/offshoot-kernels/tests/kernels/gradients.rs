@@ -2,8 +2,8 @@
 
 use burn::tensor::Tensor;
 use offshoot_kernels::{
-    Attention, Entry, Form, GroupNorm, Linear, Rows, SoftTargets, attention, gather_rows, gelu, group_norm,
-    soft_cross_entropy,
+    Attention, Entry, Form, GroupNorm, Linear, Rotary, Rows, SoftTargets, attention, gather_rows, gelu, group_norm,
+    rotary, soft_cross_entropy,
 };
 
 use crate::numbers::{matrix, near, numbers, values, vector, wide};
@@ -169,6 +169,25 @@ fn long_sequences_have_the_results_of_their_definition() {
             TOLERANCE,
             "long sequences",
         );
+    }
+}
+
+#[test]
+fn rotary_positions_have_the_gradients_of_their_definition() {
+    for (heads, kv_heads, head_dim) in [(1, 1, 2), (3, 2, 8), (2, 1, 34)] {
+        let form = Rotary {
+            sequences: vec![(2, 3), (1, 5), (2, 1)],
+            heads,
+            kv_heads,
+            head_dim,
+            first: 7,
+            frequencies: (0..head_dim / 2).map(|i| 0.7f32.powi(i as i32)).collect(),
+        };
+        let width = (heads + 2 * kv_heads) * head_dim;
+        let ours = |mut tensors: Vec<Tensor<1>>| rotary(form.clone(), tensors.remove(0).reshape([13, width]));
+        let exact = |tensors: &[Vec<f64>]| reference::rotary(&form, &tensors[0]);
+        let inputs = [numbers(1, 13 * width, 1.5)];
+        check(&format!("{form:?}"), &inputs, 1, ours, exact);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The operations once more, in float64 and in loops that follow their definitions.
 
-use offshoot_kernels::{Attention, Entry, Form, GroupNorm, SoftTargets};
+use offshoot_kernels::{Attention, Entry, Form, GroupNorm, Rotary, SoftTargets};
 
 /// `phi(x)`, the density of the normal distribution.
 fn density(x: f64) -> f64 {
@@ -130,6 +130,28 @@ pub(crate) fn attention(form: &Attention, tensors: &[Vec<f64>]) -> Vec<f64> {
         }
     }
     all
+}
+
+/// As in transformers' Llama: `x * cos + rotate_half(x) * sin`, where the halves of a head change places and the second one its
+/// sign, and each half has the same angles.
+pub(crate) fn rotary(form: &Rotary, x: &[f64]) -> Vec<f64> {
+    let (dim, half) = (form.head_dim, form.head_dim / 2);
+    let width = (form.heads + 2 * form.kv_heads) * dim;
+    let runs = form.sequences.iter();
+    let tokens: Vec<usize> = runs
+        .flat_map(|&(count, tokens)| (0..count).flat_map(move |_| 0..tokens))
+        .collect();
+    let element = |at: usize| {
+        let (row, i) = (at / width, at % width % dim);
+        if at % width / dim >= form.heads + form.kv_heads {
+            return x[at];
+        }
+        let position = (form.first + tokens[row]) as f64;
+        let angle = position * f64::from(form.frequencies[i % half]);
+        let other = if i < half { -x[at + half] } else { x[at - half] };
+        x[at] * angle.cos() + other * angle.sin()
+    };
+    (0..x.len()).map(element).collect()
 }
 
 /// Of the logits and, after them, the targets of each set.
