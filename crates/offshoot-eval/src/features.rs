@@ -2,7 +2,7 @@
 
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
-use offshoot_zoo::{Network, Weights};
+use offshoot_zoo::{Backbone, Weights};
 
 use crate::error::{EvalError, enough, same};
 
@@ -120,7 +120,7 @@ pub(crate) fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, EvalEr
 
 /// Errors unless `network` can run with `weights` on `[channels, side, side]` images.
 pub(crate) fn check_network(
-    network: &dyn Network,
+    network: &dyn Backbone,
     weights: &Weights,
     (channels, side): (usize, usize),
 ) -> Result<(), EvalError> {
@@ -149,7 +149,7 @@ pub(crate) fn check_network(
 /// # Errors
 /// The first error of `batches`; weights that are not the network's; a batch or an image side that does not fit.
 pub fn extract<E>(
-    network: &dyn Network,
+    network: &dyn Backbone,
     weights: &Weights,
     device: &Device,
     batches: impl Iterator<Item = Result<(Vec<f32>, usize), E>>,
@@ -192,7 +192,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    pub(crate) fn tiny() -> (Box<dyn Network>, Weights, Device) {
+    pub(crate) fn tiny() -> (Box<dyn Backbone>, Weights, Device) {
         let device = offshoot_zoo::tensor::device("cpu").unwrap();
         let vit = Vit {
             width: 8,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::{Device, Tensor};
-use offshoot_zoo::{Network, Weights};
+use offshoot_zoo::{Backbone, Weights};
 
 use crate::error::EvalError;
 use crate::features::{check_network, read};
@@ -61,7 +61,7 @@ pub fn latency(
 /// # Errors
 /// If the weights are not the network's, or that first run fails.
 pub fn one_image<'a>(
-    network: &'a dyn Network,
+    network: &'a dyn Backbone,
     weights: &Weights,
     device: &Device,
 ) -> Result<impl FnMut() + 'a, EvalError> {

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Child};
-use crate::scorecard::Split;
+use crate::scorecard::{self, Split};
 
 /// Limits that a child must keep; none where a field is none. A child exactly at a limit keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -142,7 +142,7 @@ fn grouped(number: u64) -> String {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// It keeps the budget and another scores higher.
+    /// It keeps the budget and another scores better.
     LowerScore {
         /// The child's score.
         score: f64,
@@ -215,13 +215,14 @@ impl<'a> Pick<'a> {
     }
 }
 
-/// The child of `catalog` that keeps `budget` and has the highest `metric` on `split`, and why not the others. Of equal
+/// The child of `catalog` that keeps `budget` and has the best `metric` on `split`, and why not the others. Of equal
 /// scores the one with fewer parameters wins, then the smaller id. A score that is not a number counts as not measured.
 pub fn pick<'a>(catalog: &'a Catalog, budget: &Budget, metric: &str, split: Split) -> Pick<'a> {
     let score = |child: &Child| child.score(metric, split).filter(|score| !score.is_nan());
+    let merit = |child: &Child| score(child).map(|score| scorecard::merit(metric, score));
     let best_first = |a: &&Child, b: &&Child| {
         // `None` is below every score, so that what was not measured comes last.
-        let by_score = score(b).partial_cmp(&score(a)).unwrap_or(Ordering::Equal);
+        let by_score = merit(b).partial_cmp(&merit(a)).unwrap_or(Ordering::Equal);
         by_score
             .then(a.parameters.cmp(&b.parameters))
             .then_with(|| a.id.cmp(&b.id))
@@ -265,7 +266,7 @@ mod tests {
 
     use super::*;
     use crate::architecture::{Architecture, Vit};
-    use crate::catalog::{ChildSource, DataRef, FORMAT, ParentRef, Preprocessing};
+    use crate::catalog::{ChildSource, DataRef, FORMAT, ImagesRef, ParentRef, Preprocessing};
     use crate::scorecard::Scorecard;
     use crate::space::Shape;
 
@@ -322,7 +323,7 @@ mod tests {
                 architecture: Architecture::Vit(vit),
             },
             space: None,
-            data: DataRef {
+            data: DataRef::Images(ImagesRef {
                 path: "/data".into(),
                 test_path: None,
                 labels: true,
@@ -337,7 +338,7 @@ mod tests {
                     mean: vec![0.5; 3],
                     std: vec![0.5; 3],
                 },
-            },
+            }),
             score: "knn@20".into(),
             children,
         }
@@ -415,6 +416,21 @@ mod tests {
             best: 0.800_002,
         };
         assert_eq!(close.to_string(), "scores 0.800001, the best scores 0.800002");
+
+        // Of perplexities the least is the best.
+        let perplexity = |value| card("perplexity", value, Some(Split::Val));
+        let text = catalog(vec![
+            child(10, 100, &[perplexity(30.0)]),
+            child(20, 200, &[perplexity(20.0)]),
+        ]);
+        let picked = pick(&text, &budget, "perplexity", Split::Val);
+        assert_eq!(picked.chosen.unwrap().id, "20");
+        assert_eq!(
+            picked.losers[0].1.to_string(),
+            "scores 30.0000, the best scores 20.0000"
+        );
+        let front = text.pareto(|c| Some(c.parameters as f64), |c| c.merit("perplexity", Split::Val));
+        assert_eq!(front.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["10", "20"]);
 
         let none = pick(
             &family,

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::architecture::Architecture;
 use crate::files::write_atomic;
-use crate::scorecard::{Scorecard, Split};
+use crate::scorecard::{Scorecard, Split, merit};
 use crate::space::{Shape, Space};
 
 /// The format that this version writes; a reader refuses a newer one.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Largest catalog that is read, in bytes: a thousand children with full linear-probe grids stay far below it.
 pub const MAX_BYTES: u64 = 256 << 20;
 
@@ -36,7 +36,7 @@ pub struct Catalog {
     pub space: Option<Space>,
     /// The data the family was trained and is measured on.
     pub data: DataRef,
-    /// The metric that children are compared by: `knn@20` with labels, `agreement@20` without.
+    /// The metric that children are compared by: `knn@20` with labels, `agreement@20` without, `perplexity` of text.
     pub score: String,
     /// Every child, in the order of the space.
     pub children: Vec<Child>,
@@ -54,10 +54,94 @@ pub struct ParentRef {
     pub architecture: Architecture,
 }
 
-/// The data of a family: where it is, how it is told apart, split and prepared.
+/// The data of a family.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataRef {
+    /// Images.
+    Images(ImagesRef),
+    /// Text.
+    Text(TextRef),
+}
+
+impl DataRef {
+    /// Fingerprint of the content; empty where there is none to score on.
+    pub fn fingerprint(&self) -> &str {
+        match self {
+            Self::Images(images) => &images.fingerprint,
+            Self::Text(text) => &text.fingerprint,
+        }
+    }
+
+    /// Seed of the split by content hash.
+    pub fn split_seed(&self) -> u64 {
+        match self {
+            Self::Images(images) => images.split_seed,
+            Self::Text(text) => text.split_seed,
+        }
+    }
+
+    /// The images, if it is images.
+    pub fn images(&self) -> Option<&ImagesRef> {
+        match self {
+            Self::Images(images) => Some(images),
+            Self::Text(_) => None,
+        }
+    }
+
+    /// The text, if it is text.
+    pub fn text(&self) -> Option<&TextRef> {
+        match self {
+            Self::Images(_) => None,
+            Self::Text(text) => Some(text),
+        }
+    }
+
+    /// Whether there is anything to score on: an imported model may have nothing.
+    pub fn is_given(&self) -> bool {
+        match self {
+            Self::Images(images) => !images.path.is_empty(),
+            Self::Text(text) => !text.corpus.is_empty(),
+        }
+    }
+}
+
+/// Text: where it is, how it is told apart, split and cut into windows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DataRef {
+pub struct TextRef {
+    /// Folder of the tokenized corpus, absolute or relative to the catalog's; empty for none.
+    pub corpus: String,
+    /// Where the text came from.
+    pub domains: Vec<DomainRef>,
+    /// Fingerprint of content, tokenizer and how documents were split.
+    pub fingerprint: String,
+    /// Content hash of the tokenizer, hex.
+    pub tokenizer: String,
+    /// Seed of the split by content hash.
+    pub split_seed: u64,
+    /// Share of the documents held out for choosing.
+    pub val: f64,
+    /// Share of the documents held out for the final number.
+    pub test: f64,
+    /// Tokens of one window.
+    pub context: usize,
+}
+
+/// A domain of text: a name and a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainRef {
+    /// Its name.
+    pub name: String,
+    /// Path as the user gave it, made absolute.
+    pub path: String,
+}
+
+/// Images: where they are, how they are told apart, split and prepared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImagesRef {
     /// Path as the user gave it, made absolute.
     pub path: String,
     /// Where the test part lies, if the data has a split of its own; absolute too.
@@ -121,7 +205,7 @@ pub struct Child {
     pub source: ChildSource,
     /// Number of parameters.
     pub parameters: u64,
-    /// Multiply-adds of one image at native size.
+    /// Multiply-adds of one image at native size, or of one token of text on average over a full context.
     pub macs: u64,
     /// Size of the exported fp32 weights file.
     pub bytes: u64,
@@ -152,6 +236,11 @@ impl Child {
     /// The value of `metric` on `split`, if it was measured.
     pub fn score(&self, metric: &str, split: Split) -> Option<f64> {
         self.scorecard(metric, split).map(|s| s.value)
+    }
+
+    /// The value of `metric` on `split` as a number of which more is better, if it was measured.
+    pub fn merit(&self, metric: &str, split: Split) -> Option<f64> {
+        self.score(metric, split).map(|value| merit(metric, value))
     }
 
     /// Median latency of one image in milliseconds, if it was measured.
@@ -251,11 +340,17 @@ impl Catalog {
         if bytes > MAX_BYTES {
             return Err(invalid(format!("{bytes} bytes; at most {MAX_BYTES} are read")));
         }
-        let value: serde_json::Value =
+        let mut value: serde_json::Value =
             serde_json::from_slice(&std::fs::read(&path).map_err(io)?).map_err(|e| invalid(e.to_string()))?;
         match value.get("format").and_then(serde_json::Value::as_u64) {
             None => return Err(invalid("no `format` number".into())),
             Some(found) if found > u64::from(FORMAT) => return Err(CatalogError::Newer { path, found }),
+            // Before there was text, data was images.
+            Some(1) => {
+                let images = value["data"].take();
+                value["data"] = serde_json::json!({ "images": images });
+                value["format"] = FORMAT.into();
+            }
             Some(_) => {}
         }
         let catalog: Self = serde_json::from_value(value).map_err(|e| invalid(e.to_string()))?;
@@ -319,12 +414,13 @@ impl Catalog {
         })
     }
 
-    /// The children that no other child beats: none has at most the cost and more of the score. Ascending in cost.
-    pub fn pareto(&self, cost: impl Fn(&Child) -> Option<f64>, score: impl Fn(&Child) -> Option<f64>) -> Vec<&Child> {
+    /// The children that no other child beats: none has at most the cost and more of the merit. Ascending in cost. Where less of a
+    /// score is better, its merit is [`Child::merit`].
+    pub fn pareto(&self, cost: impl Fn(&Child) -> Option<f64>, merit: impl Fn(&Child) -> Option<f64>) -> Vec<&Child> {
         let mut measured: Vec<(f64, f64, &Child)> = self
             .children
             .iter()
-            .filter_map(|c| Some((cost(c)?, score(c)?, c)))
+            .filter_map(|c| Some((cost(c)?, merit(c)?, c)))
             .collect();
         measured.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
         let mut best = f64::NEG_INFINITY;

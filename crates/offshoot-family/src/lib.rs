@@ -14,7 +14,7 @@ pub mod scorecard;
 pub mod space;
 pub mod view;
 
-pub use architecture::{Architecture, ResNet, ResNetNorm, StrideOn, Swin, Vit};
+pub use architecture::{Architecture, Decoder, DecoderKind, ResNet, ResNetNorm, RopeScaling, StrideOn, Swin, Vit};
 pub use budget::Budget;
 pub use catalog::{Catalog, CatalogError, Child, ParentRef};
 pub use scorecard::{Scorecard, Split};

@@ -24,10 +24,22 @@ impl std::fmt::Display for Split {
     }
 }
 
+/// Whether less of a metric is better.
+pub fn lower_is_better(metric: &str) -> bool {
+    let kind = metric.split(['@', '/']).next().unwrap_or_default();
+    ["perplexity", "byte_perplexity", "latency_ms"].contains(&kind)
+}
+
+/// `value` of `metric` as a number of which more is better.
+pub fn merit(metric: &str, value: f64) -> f64 {
+    if lower_is_better(metric) { -value } else { value }
+}
+
 /// One measured number of one child.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scorecard {
-    /// What was measured: `knn@20`, `agreement@20`, `linear` (shares in 0..1, higher is better) or `latency_ms` (lower is better).
+    /// What was measured: `knn@20`, `agreement@20`, `linear` (shares in 0..1, higher is better), `perplexity`, `byte_perplexity`, each
+    /// also of one domain (`perplexity/pubmed`), or `latency_ms` (lower is better).
     pub metric: String,
     /// The number.
     pub value: f64,

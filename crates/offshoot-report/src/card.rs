@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use offshoot_family::catalog::Preprocessing;
+use offshoot_family::catalog::DataRef;
 use offshoot_family::{Catalog, Child};
 
 use crate::units;
@@ -17,6 +17,9 @@ pub struct CardFacts<'a> {
     /// What opens the folder.
     pub opened_by: OpenedBy<'a>,
 }
+
+/// What a language model is for, as model hubs name it.
+const TEXT: &str = "text-generation";
 
 /// What opens the folder that a card lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +44,23 @@ pub fn model_card(catalog: &Catalog, child: &Child, facts: &CardFacts<'_>) -> St
         .iter()
         .map(|(axis, size)| format!("{} {size}", units::axis_words(axis)))
         .collect();
-    let preparation = &catalog.data.preprocessing;
+    let (input, unit) = match &catalog.data {
+        DataRef::Images(images) => {
+            let how = &images.preprocessing;
+            let (channels, crop, resize) = (how.channels, how.crop, how.resize);
+            let input = format!("{channels} x {crop} x {crop}, shorter side resized to {resize}");
+            (input, "one image")
+        }
+        DataRef::Text(text) => (
+            format!("up to {} tokens", text.context),
+            "one token, on average over a full context",
+        ),
+    };
+    let trained = if catalog.data.text().is_some() {
+        "training"
+    } else {
+        "self-supervised"
+    };
     let (tag, origin) = if catalog.method == "import" {
         let origin = format!(
             "A model of others, with {}, that was imported and written again.",
@@ -50,20 +69,27 @@ pub fn model_card(catalog: &Catalog, child: &Child, facts: &CardFacts<'_>) -> St
         ("", origin)
     } else {
         let origin = format!(
-            "One of {} models that come out of one self-supervised run. This one has {}; it was cut out of the run's parent \
+            "One of {} models that come out of one {trained} run. This one has {}; it was cut out of the run's parent \
              without any further training and needs neither the parent nor offshoot.",
             catalog.children.len(),
             sizes.join(" and ")
         );
-        ("- self-supervised\n", origin)
+        (
+            if trained == "training" {
+                ""
+            } else {
+                "- self-supervised\n"
+            },
+            origin,
+        )
     };
     // Writing to a string cannot fail.
     let _ = write!(
         card,
         "---\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n- offshoot\n- {method}\n{tag}---\n\n\
          # {id}{name}\n\n{origin}\n\n\
-         | | |\n|---|---|\n| parameters | {parameters} |\n| multiply-adds of one image | {macs} |\n| weights | {weights} |\n\
-         | input | {channels} x {crop} x {crop}, shorter side resized to {resize} |\n\n",
+         | | |\n|---|---|\n| parameters | {parameters} |\n| multiply-adds of {unit} | {macs} |\n| weights | {weights} |\n\
+         | input | {input} |\n\n",
         task = facts.task,
         method = catalog.method,
         id = child.id,
@@ -78,9 +104,6 @@ pub fn model_card(catalog: &Catalog, child: &Child, facts: &CardFacts<'_>) -> St
             OpenedBy::Library { .. } => format!("{} bytes, fp32", units::grouped(child.bytes)),
             OpenedBy::Onnx => "fp32".to_owned(),
         },
-        channels = preparation.channels,
-        crop = preparation.crop,
-        resize = preparation.resize,
     );
     card.push_str("## Measured\n\n");
     if child.scorecards.is_empty() {
@@ -102,13 +125,13 @@ pub fn model_card(catalog: &Catalog, child: &Child, facts: &CardFacts<'_>) -> St
         "\n## Use\n\n{usage}\n## Made by\n\noffshoot {version}, method {method}, seed {seed}; \
          {data}parent `{parent}`.\n",
         usage = match facts.opened_by {
-            OpenedBy::Library { python, .. } => library_usage(python, facts.features),
-            OpenedBy::Onnx => onnx_usage(preparation, facts),
+            OpenedBy::Library { python, .. } => library_usage(python, facts),
+            OpenedBy::Onnx => onnx_usage(&catalog.data, facts),
         },
         version = catalog.version,
         method = catalog.method,
         seed = catalog.seed,
-        data = match &catalog.data.fingerprint[..] {
+        data = match catalog.data.fingerprint() {
             "" => String::new(),
             fingerprint => format!("data fingerprint `{fingerprint}`; "),
         },
@@ -117,13 +140,34 @@ pub fn model_card(catalog: &Catalog, child: &Child, facts: &CardFacts<'_>) -> St
     card
 }
 
-/// How to run the model on an `image` of PIL's.
-fn library_usage(python: &str, features: &str) -> String {
-    format!("```python\n{python}```\n\n`features` is `cls`, of which the scores are. {features}.\n")
+/// How to run the model: on an `image` of PIL's, or on a text.
+fn library_usage(python: &str, facts: &CardFacts<'_>) -> String {
+    let what = if facts.task == TEXT {
+        ""
+    } else {
+        "`features` is `cls`, of which the scores are. "
+    };
+    format!("```python\n{python}```\n\n{what}{}.\n", facts.features)
+}
+
+/// How to run a language model, one pass over whole sequences.
+fn onnx_text_usage(facts: &CardFacts<'_>) -> String {
+    format!(
+        "```python\nimport onnxruntime, tokenizers\n\ntokenizer = tokenizers.Tokenizer.from_file(\"tokenizer.json\")\n\
+         session = onnxruntime.InferenceSession(\"model.onnx\")\n\
+         logits, = session.run([\"logits\"], {{\"input_ids\": [tokenizer.encode(\"Once upon a time\").ids]}})\n```\n\n\
+         `input_ids` is `[batch, sequence]` in int64, for any batch and any sequence up to the context; `logits` is \
+         `[batch, sequence, vocabulary]`. {features}.\n",
+        features = facts.features,
+    )
 }
 
 /// How to run the model, and what its input is made of: no processor comes with a runtime.
-fn onnx_usage(preparation: &Preprocessing, facts: &CardFacts<'_>) -> String {
+fn onnx_usage(data: &DataRef, facts: &CardFacts<'_>) -> String {
+    let preparation = match data {
+        DataRef::Images(images) => &images.preprocessing,
+        DataRef::Text(_) => return onnx_text_usage(facts),
+    };
     let (logits, output) = if facts.task == "image-classification" {
         ("logits, ", "\"logits\", ")
     } else {

@@ -1,5 +1,6 @@
 //! What the sections say of a family: its numbers in a sentence and in tiles, its charts at both sizes.
 
+use offshoot_family::catalog::DataRef;
 use offshoot_family::{Axis, Catalog, Child};
 use serde::Serialize;
 
@@ -102,10 +103,21 @@ impl Family<'_> {
         format!(
             "One parent, {parent}{}, was trained once on {}; {} {was} derived from it by the {} method, and {scores}.",
             size.unwrap_or_default(),
-            self.catalog.data.path,
+            self.data(),
             counted(n, "child", "children"),
             self.catalog.method,
         )
+    }
+
+    /// What the parent was trained on, in words.
+    fn data(&self) -> String {
+        match &self.catalog.data {
+            DataRef::Images(images) => images.path.clone(),
+            DataRef::Text(text) => {
+                let names: Vec<&str> = text.domains.iter().map(|domain| domain.name.as_str()).collect();
+                format!("text of {}", names.join(", "))
+            }
+        }
     }
 
     pub(crate) fn tiles(&self) -> Vec<Tile> {

@@ -6,7 +6,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Value};
 use offshoot_family::Catalog;
-use offshoot_family::catalog::DataRef;
+use offshoot_family::catalog::{DataRef, ImagesRef, TextRef};
 use serde::Serialize;
 
 use crate::curves::{Panel, curves};
@@ -117,44 +117,73 @@ pub(crate) fn render(catalog: &Catalog, run: &RunFacts) -> Result<String, Report
         .render(Value::from(Serde(&page)))?)
 }
 
-/// What is not trained on.
-fn held_out(data: &DataRef) -> String {
-    match &data.test_path {
-        Some(path) => format!(
-            "{} val, split seed {}; all of {path} to test",
-            data.val, data.split_seed
-        ),
-        None => format!("{} val, {} test, split seed {}", data.val, data.test, data.split_seed),
-    }
-}
-
-/// What stands in the catalog about the family as a whole.
-fn facts(catalog: &Catalog) -> Vec<(&'static str, String)> {
-    let data = &catalog.data;
-    let input = &data.preprocessing;
-    let list = |values: &[f32]| values.iter().map(f32::to_string).collect::<Vec<_>>().join(", ");
-    let mut facts = vec![
-        ("Method", catalog.method.clone()),
-        ("Seed", catalog.seed.to_string()),
-        ("Parent", catalog.parent.path.clone()),
-        ("Parent weights (blake3)", catalog.parent.hash.clone()),
-    ];
+/// Images, and how they become a network's input.
+fn image_facts(data: &ImagesRef, facts: &mut Vec<(&'static str, String)>) {
     if data.path.is_empty() {
         facts.push(("Data", "none".into()));
     } else {
+        let held_out = match &data.test_path {
+            Some(path) => format!(
+                "{} val, split seed {}; all of {path} to test",
+                data.val, data.split_seed
+            ),
+            None => format!("{} val, {} test, split seed {}", data.val, data.test, data.split_seed),
+        };
         facts.extend([
             ("Data", data.path.clone()),
             ("Data fingerprint", data.fingerprint.clone()),
             ("Labels", if data.labels { "used" } else { "not used" }.into()),
-            ("Held out", held_out(data)),
+            ("Held out", held_out),
         ]);
     }
+    let input = &data.preprocessing;
+    let list = |values: &[f32]| values.iter().map(f32::to_string).collect::<Vec<_>>().join(", ");
     let colour = if input.channels == 1 { "grey" } else { "colour" };
     let mut how = format!("resize {}, crop {}, {colour}", input.resize, input.crop);
     if !input.mean.is_empty() {
         how.push_str(&format!(", mean {}, std {}", list(&input.mean), list(&input.std)));
     }
     facts.push(("Preprocessing", how));
+}
+
+/// Text, and how it becomes a network's input.
+fn text_facts(data: &TextRef, facts: &mut Vec<(&'static str, String)>) {
+    if data.corpus.is_empty() {
+        facts.push(("Data", "none".into()));
+    } else {
+        let domains: Vec<String> = data
+            .domains
+            .iter()
+            .map(|d| format!("{} ({})", d.name, d.path))
+            .collect();
+        facts.extend([
+            ("Domains", domains.join(", ")),
+            ("Data fingerprint", data.fingerprint.clone()),
+            (
+                "Held out",
+                format!(
+                    "{} val, {} test of the documents, split seed {}",
+                    data.val, data.test, data.split_seed
+                ),
+            ),
+        ]);
+    }
+    facts.push(("Tokenizer (blake3)", data.tokenizer.clone()));
+    facts.push(("Window", format!("{} tokens", data.context)));
+}
+
+/// What stands in the catalog about the family as a whole.
+fn facts(catalog: &Catalog) -> Vec<(&'static str, String)> {
+    let mut facts = vec![
+        ("Method", catalog.method.clone()),
+        ("Seed", catalog.seed.to_string()),
+        ("Parent", catalog.parent.path.clone()),
+        ("Parent weights (blake3)", catalog.parent.hash.clone()),
+    ];
+    match &catalog.data {
+        DataRef::Images(images) => image_facts(images, &mut facts),
+        DataRef::Text(text) => text_facts(text, &mut facts),
+    }
     facts.push((
         "Catalog",
         format!("format {}, written by offshoot {}", catalog.format, catalog.version),

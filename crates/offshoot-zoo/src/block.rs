@@ -42,7 +42,7 @@ impl BlockSpecs {
         let (heads, ffn) = (Self::heads_axis(self.number), Self::ffn_axis(self.number));
         let residual = || Dim::writes(&self.residual, width);
         let reads = || Dim::reads(&self.residual, width);
-        let qkv = || Dim::writes(&heads, 3 * width).groups(3).entry(self.head_dim);
+        let qkv = || Dim::writes(&heads, 3 * width).sections(&[self.head_dim; 3]);
         let mixed = || Dim::reads(&heads, width).entry(self.head_dim);
         let matrix = |leaf: &str, dims| TensorSpec::new(leaf, dims).init(Init::TruncatedNormal(0.02));
         let vector = |leaf: &str, dim| TensorSpec::new(leaf, vec![dim]).undecayed();

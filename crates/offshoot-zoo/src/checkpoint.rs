@@ -3,15 +3,16 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use offshoot_family::catalog::Preprocessing;
 use offshoot_family::files::write_atomic;
 use offshoot_family::{Architecture, View};
 use serde_json::Value;
 
+use crate::decoder::DecoderNetwork;
 use crate::layout::{self, Dialect, Program};
 use crate::materialize::{self, Plan, TensorPlan, ViewError};
-use crate::network::{Network, NetworkError};
+use crate::network::{self, Backbone, Network, NetworkError};
 use crate::onnx::{self, OnnxError};
+pub use crate::preparation::{Preparation, TokenizerFiles};
 use crate::registry::open;
 use crate::safetensors::{self, SafetensorsError};
 use crate::shards::Shards;
@@ -162,6 +163,22 @@ impl Checkpoint {
         self.network.as_ref()
     }
 
+    /// It as a network of images.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn backbone(&self) -> Result<&dyn Backbone, NetworkError> {
+        network::backbone(self.network())
+    }
+
+    /// It as a decoder of text.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn decoder(&self) -> Result<&DecoderNetwork, NetworkError> {
+        network::decoder(self.network())
+    }
+
     /// Content hash of its weights file, hex.
     ///
     /// # Errors
@@ -195,7 +212,7 @@ impl Checkpoint {
             .tensors
             .iter()
             .filter(|t| t.tensor == name)
-            .map(|t| self.files.read(&t.name));
+            .map(|t| Ok::<_, CheckpointError>(t.of_file(self.files.read(&t.name)?)));
         let mut values = parts
             .next()
             .unwrap_or_else(|| panic!("the dialect has no tensor `{name}`"))?;
@@ -243,7 +260,7 @@ impl Checkpoint {
         &self,
         view: &View,
         program: Program,
-        preprocessing: &Preprocessing,
+        preparation: &Preparation,
         folder: &Path,
     ) -> Result<(), CheckpointError> {
         let (child, plan) = self.plan(view)?;
@@ -260,21 +277,10 @@ impl Checkpoint {
                 last = Some((part.tensor.clone(), self.child_tensor(entry)?));
             }
             let (_, values) = last.as_ref().expect("it was just made");
-            Ok::<_, CheckpointError>(rows(values, part.rows).to_vec())
+            Ok::<_, CheckpointError>(part.to_file(values))
         })?;
-        write_preprocessor(preprocessing, folder)?;
-        write_json(&folder.join("config.json"), &layout.config(preprocessing))
-    }
-}
-
-/// The rows of a tensor that a part of the layout takes.
-fn rows(values: &[f32], rows: Option<(usize, usize, usize)>) -> &[f32] {
-    match rows {
-        None => values,
-        Some((start, end, of)) => {
-            let row = values.len() / of;
-            &values[start * row..end * row]
-        }
+        preparation.write(folder)?;
+        write_json(&folder.join("config.json"), &layout.config(preparation))
     }
 }
 
@@ -294,7 +300,7 @@ pub(crate) fn clear(folder: &Path) -> Result<(), CheckpointError> {
 pub fn save(
     network: &dyn Network,
     weights: &Weights,
-    preprocessing: &Preprocessing,
+    preparation: &Preparation,
     folder: &Path,
 ) -> Result<(), CheckpointError> {
     let layout = network.layout();
@@ -303,10 +309,10 @@ pub fn save(
         let weight = weights
             .get(&part.tensor)
             .unwrap_or_else(|| panic!("no weight `{}`", part.tensor));
-        Ok::<_, CheckpointError>(rows(&weight.values(), part.rows).to_vec())
+        Ok::<_, CheckpointError>(part.to_file(&weight.values()))
     })?;
-    write_preprocessor(preprocessing, folder)?;
-    write_json(&folder.join("config.json"), &layout.config(preprocessing))
+    preparation.write(folder)?;
+    write_json(&folder.join("config.json"), &layout.config(preparation))
 }
 
 /// Reads a JSON file of a checkpoint, bounded in size.
@@ -331,15 +337,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
     serde_json::from_slice(&text).map_err(|e| config(format!("not JSON: {e}")))
 }
 
-/// Writes `preprocessor_config.json` of an exported folder.
-pub(crate) fn write_preprocessor(preprocessing: &Preprocessing, folder: &Path) -> Result<(), CheckpointError> {
-    write_json(
-        &folder.join("preprocessor_config.json"),
-        &layout::preprocessor(preprocessing),
-    )
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {
+/// Writes a JSON file of a checkpoint, whole or not at all.
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {
     write_atomic(path, |out| {
         serde_json::to_writer_pretty(&mut *out, value)?;
         out.write_all(b"\n")

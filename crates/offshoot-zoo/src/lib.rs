@@ -1,6 +1,7 @@
 //! Architectures that can be viewed: forward passes, weights in and out, and `materialize`.
 //!
-//! Three nouns: a [`Network`] knows the tensors and the forward pass of one architecture; [`Weights`] are its tensors by
+//! Three nouns: a [`Network`] knows the tensors of one architecture, and as a [`Backbone`] of images or a [`DecoderNetwork`] of text its
+//! forward pass; [`Weights`] are its tensors by
 //! name, on a device; a [`Plan`](materialize::Plan) is a view compiled to one copy per tensor, run on the device for training
 //! or from file to file for export. A sub-network is never state of a network: it is other weights for the same code.
 //!
@@ -8,12 +9,14 @@
 
 mod block;
 pub mod checkpoint;
+pub mod decoder;
 pub mod import;
 pub mod layout;
 pub mod materialize;
 pub mod network;
 pub mod onnx;
 pub mod positions;
+pub mod preparation;
 pub mod registry;
 pub mod resnet;
 pub mod safetensors;
@@ -26,8 +29,10 @@ pub mod vit;
 pub mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
-pub use network::{DropPath, Features, Network};
-pub use registry::open;
+pub use decoder::DecoderNetwork;
+pub use network::{Backbone, DropPath, Features, Network};
+pub use preparation::{Preparation, TokenizerFiles};
+pub use registry::{backbone, open};
 pub use spec::{Dim, Init, TensorSpec};
 pub use start::initialise;
 pub use weights::{Weight, Weights};

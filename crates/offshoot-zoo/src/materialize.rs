@@ -146,7 +146,7 @@ fn tensor_plan(spec: &TensorSpec, view: &View) -> Result<TensorPlan, ViewError> 
     })
 }
 
-/// The runs of positions that `view` keeps of one dimension: the operator's runs of entries, in every group, widened to the
+/// The runs of positions that `view` keeps of one dimension: the operator's runs of entries, in every section, widened to the
 /// positions of an entry.
 fn dim_runs(dim: &Dim, view: &View) -> Result<Vec<(usize, usize)>, ViewError> {
     let operator = dim
@@ -165,15 +165,16 @@ fn dim_runs(dim: &Dim, view: &View) -> Result<Vec<(usize, usize)>, ViewError> {
         });
     }
     let mut joined: Vec<(usize, usize)> = Vec::new();
-    for group in 0..dim.groups {
+    let mut first = 0;
+    for entry in &dim.sections {
         for (start, end) in operator.runs(entries) {
-            let shift = group * entries;
-            let run = ((shift + start) * dim.entry, (shift + end) * dim.entry);
+            let run = (first + start * entry, first + end * entry);
             match joined.last_mut() {
                 Some(last) if last.1 == run.0 => last.1 = run.1,
                 _ => joined.push(run),
             }
         }
+        first += entries * entry;
     }
     Ok(joined)
 }

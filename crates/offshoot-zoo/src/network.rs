@@ -2,6 +2,7 @@
 
 use offshoot_family::{Architecture, Axis, Shape, Space, View};
 
+use crate::decoder::DecoderNetwork;
 use crate::layout::Layout;
 use crate::onnx;
 use crate::spec::{Dim, TensorSpec};
@@ -70,6 +71,14 @@ pub enum NetworkError {
     /// The parent has no such child.
     #[error("no child of shape {0} can be cut from this parent")]
     Shape(String),
+    /// It was to do what only networks of another kind do.
+    #[error("{found} is no network of {wanted}")]
+    Kind {
+        /// What it is.
+        found: String,
+        /// What was to be read: `images` or `text`.
+        wanted: &'static str,
+    },
     /// A program was asked for that has no such network.
     #[error("timm has no layout for {0} here: leave out `--format timm`")]
     Layout(String),
@@ -86,6 +95,10 @@ pub struct SpaceBounds {
     pub min_depths: Vec<usize>,
     /// Distance of two depths, in blocks.
     pub depth_step: usize,
+    /// Smallest hidden size of the feed-forward layers, in channels, where it is cut by itself; 0 where it follows the width.
+    pub min_hidden: usize,
+    /// Distance of two hidden sizes, in channels; 0 for halves of the parent's.
+    pub hidden_step: usize,
 }
 
 impl SpaceBounds {
@@ -145,7 +158,7 @@ impl SpaceBounds {
     }
 }
 
-fn axis(name: String, bound: &str, min: usize, max: usize, step: usize) -> Result<Axis, NetworkError> {
+pub(crate) fn axis(name: String, bound: &str, min: usize, max: usize, step: usize) -> Result<Axis, NetworkError> {
     if min > max || min == 0 {
         return Err(NetworkError::Space(format!(
             "{bound} {min} must lie between 1 and the parent's {max}"
@@ -189,7 +202,8 @@ pub(crate) fn depths_of(shape: &Shape, parent: &[usize]) -> Option<Vec<usize>> {
     parent.iter().enumerate().map(depth).collect()
 }
 
-/// One architecture with its numbers. It holds no weights: they are an argument of every call.
+/// One architecture with its numbers: what every network answers, whatever it reads. It holds no weights: they are an argument of
+/// every call. What it computes is a [`Backbone`]'s or a [`DecoderNetwork`]'s to say.
 pub trait Network: Send + Sync {
     /// The numbers.
     fn architecture(&self) -> Architecture;
@@ -197,23 +211,18 @@ pub trait Network: Send + Sync {
     /// Every tensor it has, in order of the forward pass.
     fn specs(&self) -> Vec<TensorSpec>;
 
-    /// The dimension of its features as a matrix that reads them has it; its axis is cut with the network.
-    fn feature(&self) -> Dim;
+    /// It as a network of images, if it is one.
+    fn as_backbone(&self) -> Option<&dyn Backbone> {
+        None
+    }
 
-    /// Native image: channels and side in pixels.
-    fn image(&self) -> (usize, usize);
-
-    /// Side of the grid of maskable patches of a native image.
-    fn mask_grid(&self) -> usize;
-
-    /// What the side of an image must be a multiple of, in pixels.
-    fn stride(&self) -> usize;
+    /// It as a decoder of text, if it is one.
+    fn as_decoder(&self) -> Option<&DecoderNetwork> {
+        None
+    }
 
     /// What a width must be a multiple of, in channels.
     fn width_step(&self) -> usize;
-
-    /// The rule of its stochastic depth.
-    fn stochastic_depth(&self) -> StochasticDepth;
 
     /// Which axes of `space` decide together how often a shape is drawn in elastic training: the shapes of one group of axes are
     /// ranked by the sum of their sizes, and an axis in no group plays no part (POA equation 14, as the code has it for each
@@ -224,19 +233,6 @@ pub trait Network: Send + Sync {
 
     /// Number of layers for layer-wise learning-rate decay: a tensor of layer `id` has the factor `decay^(layers - id)`.
     fn layers(&self) -> usize;
-
-    /// `[batch, channels, side, side]` images to features. `masks`, `[batch, patches]`, marks the patches whose embedding the
-    /// mask token replaces.
-    ///
-    /// # Panics
-    /// If the image side is no multiple of the patch, or weights do not match the specs.
-    fn forward(
-        &self,
-        weights: &Weights,
-        images: Tensor<4>,
-        masks: Option<Tensor<2, Bool>>,
-        drop_path: &mut dyn DropPath,
-    ) -> Features;
 
     /// The elastic space within these bounds.
     ///
@@ -253,11 +249,9 @@ pub trait Network: Send + Sync {
     /// The familiar name of a network of these numbers, such as `vit-s`.
     fn familiar_name(&self) -> Option<&'static str>;
 
-    /// Multiply-adds of one image of side `image` pixels through the whole network.
-    fn macs(&self, image: usize) -> u64;
-
-    /// Numbers that a forward pass of one image of side `image` pixels keeps for the backward pass.
-    fn activations(&self, image: usize) -> u64;
+    /// Multiply-adds of one example through the whole network: an image of native side, or a token of text at the mean of a full
+    /// context's positions.
+    fn example_macs(&self) -> u64;
 
     /// How its weights are named and described in the folder of another program.
     fn layout(&self) -> Layout;
@@ -266,8 +260,68 @@ pub trait Network: Send + Sync {
     fn timm_layout(&self) -> Option<Layout> {
         None
     }
+}
+
+/// A network of images.
+pub trait Backbone: Network {
+    /// The dimension of its features as a matrix that reads them has it; its axis is cut with the network.
+    fn feature(&self) -> Dim;
+
+    /// Native image: channels and side in pixels.
+    fn image(&self) -> (usize, usize);
+
+    /// Side of the grid of maskable patches of a native image.
+    fn mask_grid(&self) -> usize;
+
+    /// What the side of an image must be a multiple of, in pixels.
+    fn stride(&self) -> usize;
+
+    /// The rule of its stochastic depth.
+    fn stochastic_depth(&self) -> StochasticDepth;
+
+    /// `[batch, channels, side, side]` images to features. `masks`, `[batch, patches]`, marks the patches whose embedding the
+    /// mask token replaces.
+    ///
+    /// # Panics
+    /// If the image side is no multiple of the patch, or weights do not match the specs.
+    fn forward(
+        &self,
+        weights: &Weights,
+        images: Tensor<4>,
+        masks: Option<Tensor<2, Bool>>,
+        drop_path: &mut dyn DropPath,
+    ) -> Features;
+
+    /// Multiply-adds of one image of side `image` pixels through the whole network.
+    fn macs(&self, image: usize) -> u64;
+
+    /// Numbers that a forward pass of one image of side `image` pixels keeps for the backward pass.
+    fn activations(&self, image: usize) -> u64;
 
     /// The forward pass of native images as an ONNX graph, in the same steps and with weights by the same names: from `pixels`,
     /// `[batch, channels, side, side]`, to what [`forward`](Self::forward) gives.
     fn graph(&self, graph: &mut onnx::Graph, pixels: onnx::Value) -> onnx::Outputs;
+}
+
+fn other_kind(network: &dyn Network, wanted: &'static str) -> NetworkError {
+    NetworkError::Kind {
+        found: network.architecture().summary(),
+        wanted,
+    }
+}
+
+/// `network` as one of images.
+///
+/// # Errors
+/// If it is none.
+pub fn backbone(network: &dyn Network) -> Result<&dyn Backbone, NetworkError> {
+    network.as_backbone().ok_or_else(|| other_kind(network, "images"))
+}
+
+/// `network` as a decoder of text.
+///
+/// # Errors
+/// If it is none.
+pub fn decoder(network: &dyn Network) -> Result<&DecoderNetwork, NetworkError> {
+    network.as_decoder().ok_or_else(|| other_kind(network, "text"))
 }

@@ -2,7 +2,8 @@
 
 use offshoot_family::{Architecture, ResNet, ResNetNorm, StrideOn, Swin, Vit};
 
-use crate::network::{Network, NetworkError, SpaceBounds};
+use crate::decoder::DecoderNetwork;
+use crate::network::{Backbone, Network, NetworkError, SpaceBounds};
 use crate::resnet::ResNetNetwork;
 use crate::swin::SwinNetwork;
 use crate::vit::VitNetwork;
@@ -12,6 +13,20 @@ use crate::vit::VitNetwork;
 /// # Errors
 /// If its numbers do not make one.
 pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkError> {
+    match architecture {
+        Architecture::Decoder(decoder) => {
+            decoder.check()?;
+            Ok(Box::new(DecoderNetwork::new(decoder.clone())))
+        }
+        images => Ok(backbone(images)?),
+    }
+}
+
+/// The network of images of an architecture.
+///
+/// # Errors
+/// If its numbers do not make one, or it takes no images.
+pub fn backbone(architecture: &Architecture) -> Result<Box<dyn Backbone>, NetworkError> {
     match architecture {
         Architecture::Vit(vit) => {
             vit.check()?;
@@ -25,13 +40,14 @@ pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkErro
             net.check()?;
             Ok(Box::new(ResNetNetwork::new(net.clone())))
         }
-        other => Err(NetworkError::Space(format!(
-            "this version has no network for {other:?}"
-        ))),
+        other => Err(NetworkError::Kind {
+            found: other.summary(),
+            wanted: "images",
+        }),
     }
 }
 
-/// Families that can be trained.
+/// Families of networks of images that can be trained.
 pub const FAMILIES: [&str; 3] = ["vit", "swin", "resnet"];
 
 /// What POA's run of a family is made of.
@@ -127,6 +143,7 @@ pub fn half(architecture: &Architecture) -> Result<SpaceBounds, NetworkError> {
         // One that only transformers has cannot be narrower.
         Architecture::ResNet(net) if net.stride_on == StrideOn::First || net.stem != 64 => (0, net.depths.clone()),
         Architecture::ResNet(net) => (net.width, net.depths.clone()),
+        Architecture::Decoder(decoder) => (decoder.width, vec![decoder.depth]),
         _ => (0, Vec::new()),
     };
     let blocks = |depth: usize| if depth < 4 { depth } else { depth.div_ceil(2) };

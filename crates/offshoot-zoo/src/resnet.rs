@@ -15,7 +15,7 @@ use offshoot_family::{Architecture, Operator, ResNet, ResNetNorm, Shape, Space, 
 use crate::block;
 use crate::layout::{Layout, resnet_layout, timm_layout};
 use crate::network::{
-    DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, depths_of, kept_in_stages,
+    Backbone, DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, depths_of, kept_in_stages,
 };
 use crate::onnx;
 use crate::spec::{Dim, Init, TensorSpec};
@@ -245,20 +245,8 @@ impl Network for ResNetNetwork {
         specs
     }
 
-    fn feature(&self) -> Dim {
-        Dim::fixed(self.net.feature_width())
-    }
-
-    fn image(&self) -> (usize, usize) {
-        (self.net.channels, self.net.image)
-    }
-
-    fn mask_grid(&self) -> usize {
-        2 * self.net.image / self.net.stride()
-    }
-
-    fn stride(&self) -> usize {
-        self.net.stride()
+    fn as_backbone(&self) -> Option<&dyn Backbone> {
+        Some(self)
     }
 
     fn width_step(&self) -> usize {
@@ -267,10 +255,6 @@ impl Network for ResNetNetwork {
             // BatchNorm itself asks for nothing: as many numbers as fill a vector, if they divide the width.
             ResNetNorm::Batch => 1 << self.net.width.trailing_zeros().min(3),
         }
-    }
-
-    fn stochastic_depth(&self) -> StochasticDepth {
-        StochasticDepth::None
     }
 
     /// The depths of the stages are ranked by their sum, and the width does not weigh.
@@ -282,28 +266,6 @@ impl Network for ResNetNetwork {
 
     fn layers(&self) -> usize {
         self.net.depths.iter().sum()
-    }
-
-    fn forward(
-        &self,
-        weights: &Weights,
-        images: Tensor<4>,
-        masks: Option<Tensor<2, Bool>>,
-        _: &mut dyn DropPath,
-    ) -> Features {
-        let mut x = self.stem(weights, images, masks);
-        for block in self.blocks() {
-            x = self.bottleneck(weights, block, x);
-        }
-        let [channels, batch, side, _] = x.dims();
-        let map = x.reshape([channels, batch, side * side]).permute([1, 2, 0]);
-        let cls = map.clone().mean_dim(1).squeeze_dim::<2>(1);
-        Features {
-            logits: block::logits(weights, self.net.classes, &cls),
-            cls,
-            // Every cell stands for the four patches of the mask's grid that it covers.
-            patches: block::upsample_tokens(map, side, 2),
-        }
     }
 
     fn space(&self, bounds: SpaceBounds) -> Result<Space, NetworkError> {
@@ -372,6 +334,62 @@ impl Network for ResNetNetwork {
         }
     }
 
+    fn layout(&self) -> Layout {
+        resnet_layout(&self.net)
+    }
+
+    fn timm_layout(&self) -> Option<Layout> {
+        timm_layout(&self.net)
+    }
+
+    fn example_macs(&self) -> u64 {
+        self.macs(self.image().1)
+    }
+}
+
+impl Backbone for ResNetNetwork {
+    fn feature(&self) -> Dim {
+        Dim::fixed(self.net.feature_width())
+    }
+
+    fn image(&self) -> (usize, usize) {
+        (self.net.channels, self.net.image)
+    }
+
+    fn mask_grid(&self) -> usize {
+        2 * self.net.image / self.net.stride()
+    }
+
+    fn stride(&self) -> usize {
+        self.net.stride()
+    }
+
+    fn stochastic_depth(&self) -> StochasticDepth {
+        StochasticDepth::None
+    }
+
+    fn forward(
+        &self,
+        weights: &Weights,
+        images: Tensor<4>,
+        masks: Option<Tensor<2, Bool>>,
+        _: &mut dyn DropPath,
+    ) -> Features {
+        let mut x = self.stem(weights, images, masks);
+        for block in self.blocks() {
+            x = self.bottleneck(weights, block, x);
+        }
+        let [channels, batch, side, _] = x.dims();
+        let map = x.reshape([channels, batch, side * side]).permute([1, 2, 0]);
+        let cls = map.clone().mean_dim(1).squeeze_dim::<2>(1);
+        Features {
+            logits: block::logits(weights, self.net.classes, &cls),
+            cls,
+            // Every cell stands for the four patches of the mask's grid that it covers.
+            patches: block::upsample_tokens(map, side, 2),
+        }
+    }
+
     fn macs(&self, image: usize) -> u64 {
         let convolutions = self.convolutions(image);
         let all = convolutions
@@ -386,14 +404,6 @@ impl Network for ResNetNetwork {
         // What goes into every norm, and what comes out of it, which the next convolution reads; the map after pooling.
         let pooled = (self.net.stem * (image / 4).pow(2)) as u64;
         outputs.sum::<u64>() * 2 + pooled
-    }
-
-    fn layout(&self) -> Layout {
-        resnet_layout(&self.net)
-    }
-
-    fn timm_layout(&self) -> Option<Layout> {
-        timm_layout(&self.net)
     }
 
     fn graph(&self, graph: &mut onnx::Graph, pixels: onnx::Value) -> onnx::Outputs {

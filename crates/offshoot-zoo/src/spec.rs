@@ -1,17 +1,16 @@
 //! What a network says of each of its tensors: name, labelled dimensions, start value and how the optimizer treats it.
 
-/// One dimension of a tensor. With an axis, its size is `groups * entries-of-the-axis * entry`: the rows of a fused qkv matrix
-/// are 3 groups of heads of `head_dim` rows each.
+/// One dimension of a tensor. With an axis it consists of sections, each of which holds the whole axis: the rows of a fused qkv
+/// matrix are three sections of heads of `head_dim` rows each, and where heads share keys and values the entries of the first
+/// section are as many times longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dim {
-    /// Size in the tensor.
+    /// Size in the tensor: entries of the axis times the sum of the sections.
     pub size: usize,
     /// The axis instance it belongs to, such as `residual` or `blocks.3.heads`; none where it is never cut.
     pub axis: Option<String>,
-    /// Repetitions of the whole axis, one after the other.
-    pub groups: usize,
-    /// Consecutive positions that make one entry of the axis.
-    pub entry: usize,
+    /// Consecutive positions that make one entry of the axis, in each section.
+    pub sections: Vec<usize>,
     /// Whether the tensor reads the axis (a matrix' input) rather than writes it.
     pub reads: bool,
 }
@@ -22,8 +21,7 @@ impl Dim {
         Self {
             size,
             axis: None,
-            groups: 1,
-            entry: 1,
+            sections: vec![1],
             reads: false,
         }
     }
@@ -33,8 +31,7 @@ impl Dim {
         Self {
             size,
             axis: Some(axis.into()),
-            groups: 1,
-            entry: 1,
+            sections: vec![1],
             reads: false,
         }
     }
@@ -50,18 +47,21 @@ impl Dim {
     /// The same with `entry` consecutive positions to one entry of the axis.
     #[must_use]
     pub fn entry(self, entry: usize) -> Self {
-        Self { entry, ..self }
+        self.sections(&[entry])
     }
 
-    /// The same with the whole axis repeated `groups` times.
+    /// The same in sections of so many consecutive positions to one entry of the axis.
     #[must_use]
-    pub fn groups(self, groups: usize) -> Self {
-        Self { groups, ..self }
+    pub fn sections(self, entries: &[usize]) -> Self {
+        Self {
+            sections: entries.to_vec(),
+            ..self
+        }
     }
 
     /// Entries of the axis.
     pub fn entries(&self) -> usize {
-        self.size / (self.groups * self.entry)
+        self.size / self.sections.iter().sum::<usize>()
     }
 }
 

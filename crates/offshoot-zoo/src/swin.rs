@@ -16,7 +16,7 @@ use offshoot_family::{Architecture, Operator, Shape, Space, Swin, View};
 use crate::block::{self, Block, BlockGraph, BlockSpecs, add_branch};
 use crate::layout::{Layout, swin_layout};
 use crate::network::{
-    DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, depths_of, kept_in_stages,
+    Backbone, DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, depths_of, kept_in_stages,
 };
 use crate::onnx;
 use crate::spec::{Dim, Init, TensorSpec};
@@ -308,7 +308,7 @@ impl SwinNetwork {
                 layer: Some(self.before(stage) + 1),
                 ..spec
             };
-            let joined = |dim: Dim| dim.groups(MERGED);
+            let joined = |dim: Dim| dim.sections(&[1; MERGED]);
             let norm = |leaf: &str| {
                 let dim = joined(Dim::writes(residual(stage), MERGED * width));
                 layer(TensorSpec::new(format!("{name}.norm.{leaf}"), vec![dim]).undecayed())
@@ -355,85 +355,16 @@ impl Network for SwinNetwork {
         specs
     }
 
-    fn feature(&self) -> Dim {
-        Dim::reads(residual(self.stages() - 1), self.swin.feature_width())
-    }
-
-    fn image(&self) -> (usize, usize) {
-        (self.swin.channels, self.swin.image)
-    }
-
-    fn mask_grid(&self) -> usize {
-        2 * self.swin.image / self.swin.stride()
-    }
-
-    fn stride(&self) -> usize {
-        self.swin.stride()
+    fn as_backbone(&self) -> Option<&dyn Backbone> {
+        Some(self)
     }
 
     fn width_step(&self) -> usize {
         self.swin.head_dim
     }
 
-    fn stochastic_depth(&self) -> StochasticDepth {
-        StochasticDepth::Linear
-    }
-
     fn layers(&self) -> usize {
         self.before(self.stages()) + 1
-    }
-
-    fn forward(
-        &self,
-        weights: &Weights,
-        images: Tensor<4>,
-        masks: Option<Tensor<2, Bool>>,
-        drop_path: &mut dyn DropPath,
-    ) -> Features {
-        let [batch, _, _, pixels] = images.dims();
-        let mut side = pixels / self.swin.patch;
-        let embedded = block::embed_patches(weights, images, self.swin.patch);
-        let mut x = Self::norm(weights, "patch_embed.norm", embedded, FIXED_EPS);
-        if let Some(masks) = masks {
-            // Marks are those of the last map, twice as fine.
-            let grid = 2 * pixels / self.swin.stride();
-            let dims = x.dims();
-            let marks = block::upsample_marks(masks, grid, side / grid).reshape([dims[0], 1]);
-            let token = weights.tensor::<2>("mask_token").expand(dims);
-            x = x.mask_where(marks.expand(dims), token);
-        }
-        for stage in 0..self.stages() {
-            let (width, heads) = (self.swin.stage_width(stage), self.heads(stage));
-            for place in 0..self.swin.depths[stage] {
-                let number = self.before(stage) + place;
-                let block = Block {
-                    weights,
-                    name: &format!("stages.{stage}.blocks.{place}"),
-                    norm_eps: self.swin.norm_eps,
-                    layer_scale: false,
-                };
-                let windows = Windows::new(side, self.swin.window, place % 2 == 1);
-                for branch in 0..2 {
-                    let run = |images: usize, x: Tensor<2>| match branch {
-                        0 => self.attend(&block, heads, &windows, images, x),
-                        _ => block.feed_forward(x),
-                    };
-                    x = add_branch(x, [batch, side * side, width], 2 * number + branch, drop_path, run);
-                }
-            }
-            if stage + 1 < self.stages() {
-                x = self.merge(weights, stage, [batch, side], x);
-                side /= 2;
-            }
-        }
-        let map =
-            Self::norm(weights, "norm", x, self.swin.norm_eps).reshape([batch, side * side, self.swin.feature_width()]);
-        let cls = map.clone().mean_dim(1).squeeze_dim::<2>(1);
-        Features {
-            logits: block::logits(weights, self.swin.classes, &cls),
-            cls,
-            patches: block::upsample_tokens(map, side, 2),
-        }
     }
 
     fn space(&self, bounds: SpaceBounds) -> Result<Space, NetworkError> {
@@ -494,6 +425,89 @@ impl Network for SwinNetwork {
         }
     }
 
+    fn layout(&self) -> Layout {
+        swin_layout(&self.swin)
+    }
+
+    fn example_macs(&self) -> u64 {
+        self.macs(self.image().1)
+    }
+}
+
+impl Backbone for SwinNetwork {
+    fn feature(&self) -> Dim {
+        Dim::reads(residual(self.stages() - 1), self.swin.feature_width())
+    }
+
+    fn image(&self) -> (usize, usize) {
+        (self.swin.channels, self.swin.image)
+    }
+
+    fn mask_grid(&self) -> usize {
+        2 * self.swin.image / self.swin.stride()
+    }
+
+    fn stride(&self) -> usize {
+        self.swin.stride()
+    }
+
+    fn stochastic_depth(&self) -> StochasticDepth {
+        StochasticDepth::Linear
+    }
+
+    fn forward(
+        &self,
+        weights: &Weights,
+        images: Tensor<4>,
+        masks: Option<Tensor<2, Bool>>,
+        drop_path: &mut dyn DropPath,
+    ) -> Features {
+        let [batch, _, _, pixels] = images.dims();
+        let mut side = pixels / self.swin.patch;
+        let embedded = block::embed_patches(weights, images, self.swin.patch);
+        let mut x = Self::norm(weights, "patch_embed.norm", embedded, FIXED_EPS);
+        if let Some(masks) = masks {
+            // Marks are those of the last map, twice as fine.
+            let grid = 2 * pixels / self.swin.stride();
+            let dims = x.dims();
+            let marks = block::upsample_marks(masks, grid, side / grid).reshape([dims[0], 1]);
+            let token = weights.tensor::<2>("mask_token").expand(dims);
+            x = x.mask_where(marks.expand(dims), token);
+        }
+        for stage in 0..self.stages() {
+            let (width, heads) = (self.swin.stage_width(stage), self.heads(stage));
+            for place in 0..self.swin.depths[stage] {
+                let number = self.before(stage) + place;
+                let block = Block {
+                    weights,
+                    name: &format!("stages.{stage}.blocks.{place}"),
+                    norm_eps: self.swin.norm_eps,
+                    layer_scale: false,
+                };
+                let windows = Windows::new(side, self.swin.window, place % 2 == 1);
+                for branch in 0..2 {
+                    let run = |images: usize, x: Tensor<2>| match branch {
+                        0 => self.attend(&block, heads, &windows, images, x),
+                        _ => block.feed_forward(x),
+                    };
+                    x = add_branch(x, [batch, side * side, width], 2 * number + branch, drop_path, run);
+                }
+            }
+            if stage + 1 < self.stages() {
+                x = self.merge(weights, stage, [batch, side], x);
+                side /= 2;
+            }
+        }
+        let map =
+            Self::norm(weights, "norm", x, self.swin.norm_eps).reshape([batch, side * side, self.swin.feature_width()]);
+        let cls = map.clone().mean_dim(1).squeeze_dim::<2>(1);
+        Features {
+            logits: block::logits(weights, self.swin.classes, &cls),
+            cls,
+            patches: block::upsample_tokens(map, side, 2),
+        }
+    }
+
     fn macs(&self, image: usize) -> u64 {
         let Swin {
             width,
@@ -533,10 +547,6 @@ impl Network for SwinNetwork {
             }
         }
         kept as u64
-    }
-
-    fn layout(&self) -> Layout {
-        swin_layout(&self.swin)
     }
 
     fn graph(&self, graph: &mut onnx::Graph, pixels: onnx::Value) -> onnx::Outputs {

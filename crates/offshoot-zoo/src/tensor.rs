@@ -2,7 +2,9 @@
 
 pub use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData, activation, module};
 pub use offshoot_kernels as kernels;
-pub use offshoot_kernels::{Attention, GroupNorm, Linear, attention, convolution, gather_rows, group_norm};
+pub use offshoot_kernels::{
+    Attention, GroupNorm, Linear, Rotary, attention, convolution, gather_rows, group_norm, rotary,
+};
 
 /// A device by the name that users give it.
 ///

@@ -9,7 +9,7 @@ use offshoot_family::{Architecture, Operator, Shape, Space, View, Vit};
 
 use crate::block::{self, Block, BlockGraph, BlockSpecs, add_branch};
 use crate::layout::{Layout, vit_layout};
-use crate::network::{DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, kept_blocks};
+use crate::network::{Backbone, DropPath, Features, Network, NetworkError, SpaceBounds, StochasticDepth, kept_blocks};
 use crate::onnx;
 use crate::positions;
 use crate::spec::{Dim, Init, TensorSpec};
@@ -133,68 +133,16 @@ impl Network for VitNetwork {
         specs
     }
 
-    fn feature(&self) -> Dim {
-        Dim::reads(RESIDUAL, self.vit.width)
-    }
-
-    fn image(&self) -> (usize, usize) {
-        (self.vit.channels, self.vit.image)
-    }
-
-    fn mask_grid(&self) -> usize {
-        self.vit.grid()
-    }
-
-    fn stride(&self) -> usize {
-        self.vit.patch
+    fn as_backbone(&self) -> Option<&dyn Backbone> {
+        Some(self)
     }
 
     fn width_step(&self) -> usize {
         self.vit.head_dim
     }
 
-    fn stochastic_depth(&self) -> StochasticDepth {
-        StochasticDepth::Subset
-    }
-
     fn layers(&self) -> usize {
         self.vit.depth + 1
-    }
-
-    fn forward(
-        &self,
-        weights: &Weights,
-        images: Tensor<4>,
-        masks: Option<Tensor<2, Bool>>,
-        drop_path: &mut dyn DropPath,
-    ) -> Features {
-        let width = self.vit.width;
-        let mut x = self.embed(weights, images);
-        let [batch, patches, _] = x.dims();
-        if let Some(masks) = masks {
-            let token = weights.tensor::<3>("mask_token").expand([batch, patches, width]);
-            x = x.mask_where(masks.unsqueeze_dim::<3>(2).expand([batch, patches, width]), token);
-        }
-        let cls = weights.tensor::<3>("cls_token").expand([batch, 1, width]);
-        let side = patches.isqrt();
-        let x = Tensor::cat(vec![cls, x], 1) + self.positions(weights, side);
-        let tokens = 1 + patches;
-        let mut x = x.reshape([batch * tokens, width]);
-        for i in 0..self.vit.depth {
-            let block = format!("blocks.{i}");
-            for branch in 0..2 {
-                let run = |images: usize, x: Tensor<2>| self.branch(weights, &block, branch, vec![(images, tokens)], x);
-                x = add_branch(x, [batch, tokens, width], 2 * i + branch, drop_path, run);
-            }
-        }
-        let x = x.reshape([batch, tokens, width]);
-        let x = self.norm(weights, "norm", x);
-        let cls = x.clone().slice([0..batch, 0..1, 0..width]).squeeze_dim::<2>(1);
-        Features {
-            logits: block::logits(weights, self.vit.classes, &cls),
-            cls,
-            patches: x.slice([0..batch, 1..1 + patches, 0..width]),
-        }
     }
 
     fn space(&self, bounds: SpaceBounds) -> Result<Space, NetworkError> {
@@ -258,6 +206,72 @@ impl Network for VitNetwork {
         }
     }
 
+    fn layout(&self) -> Layout {
+        vit_layout(&self.vit)
+    }
+
+    fn example_macs(&self) -> u64 {
+        self.macs(self.image().1)
+    }
+}
+
+impl Backbone for VitNetwork {
+    fn feature(&self) -> Dim {
+        Dim::reads(RESIDUAL, self.vit.width)
+    }
+
+    fn image(&self) -> (usize, usize) {
+        (self.vit.channels, self.vit.image)
+    }
+
+    fn mask_grid(&self) -> usize {
+        self.vit.grid()
+    }
+
+    fn stride(&self) -> usize {
+        self.vit.patch
+    }
+
+    fn stochastic_depth(&self) -> StochasticDepth {
+        StochasticDepth::Subset
+    }
+
+    fn forward(
+        &self,
+        weights: &Weights,
+        images: Tensor<4>,
+        masks: Option<Tensor<2, Bool>>,
+        drop_path: &mut dyn DropPath,
+    ) -> Features {
+        let width = self.vit.width;
+        let mut x = self.embed(weights, images);
+        let [batch, patches, _] = x.dims();
+        if let Some(masks) = masks {
+            let token = weights.tensor::<3>("mask_token").expand([batch, patches, width]);
+            x = x.mask_where(masks.unsqueeze_dim::<3>(2).expand([batch, patches, width]), token);
+        }
+        let cls = weights.tensor::<3>("cls_token").expand([batch, 1, width]);
+        let side = patches.isqrt();
+        let x = Tensor::cat(vec![cls, x], 1) + self.positions(weights, side);
+        let tokens = 1 + patches;
+        let mut x = x.reshape([batch * tokens, width]);
+        for i in 0..self.vit.depth {
+            let block = format!("blocks.{i}");
+            for branch in 0..2 {
+                let run = |images: usize, x: Tensor<2>| self.branch(weights, &block, branch, vec![(images, tokens)], x);
+                x = add_branch(x, [batch, tokens, width], 2 * i + branch, drop_path, run);
+            }
+        }
+        let x = x.reshape([batch, tokens, width]);
+        let x = self.norm(weights, "norm", x);
+        let cls = x.clone().slice([0..batch, 0..1, 0..width]).squeeze_dim::<2>(1);
+        Features {
+            logits: block::logits(weights, self.vit.classes, &cls),
+            cls,
+            patches: x.slice([0..batch, 1..1 + patches, 0..width]),
+        }
+    }
+
     fn macs(&self, image: usize) -> u64 {
         let Vit {
             width,
@@ -282,10 +296,6 @@ impl Network for VitNetwork {
         // Of one block: what goes into either branch, qkv, the mixed heads, and the hidden layer before GELU.
         let block = tokens * width * (6 + ratio);
         self.vit.depth as u64 * block
-    }
-
-    fn layout(&self) -> Layout {
-        vit_layout(&self.vit)
     }
 
     fn graph(&self, graph: &mut onnx::Graph, pixels: onnx::Value) -> onnx::Outputs {

@@ -2,7 +2,7 @@
 
 use offshoot_family::Space;
 use offshoot_zoo::network::NetworkError;
-use offshoot_zoo::{Network, spec};
+use offshoot_zoo::{Backbone, spec};
 
 use super::heads::Heads;
 use super::recipe::ElasticRecipe;
@@ -44,10 +44,10 @@ impl StepCost {
 
 /// The cost of one step in which the elastic student is, on average, `elastic`: a list of networks and their shares, empty
 /// where the intact one trains alone.
-pub fn step(network: &dyn Network, heads: &Heads, shape: StepShape, elastic: &[(Box<dyn Network>, f64)]) -> StepCost {
+pub fn step(network: &dyn Backbone, heads: &Heads, shape: StepShape, elastic: &[(Box<dyn Backbone>, f64)]) -> StepCost {
     let globals = 2.0 * shape.images as f64;
     let locals = (shape.views * shape.images) as f64;
-    let backbone = |network: &dyn Network| {
+    let backbone = |network: &dyn Backbone| {
         let local = if locals > 0.0 {
             locals * network.macs(shape.local_px) as f64
         } else {
@@ -72,7 +72,7 @@ pub fn step(network: &dyn Network, heads: &Heads, shape: StepShape, elastic: &[(
         .map(|(child, share)| share * 3.0 * (backbone(child.as_ref()) + rows * head(child.feature().size)))
         .sum();
     let parameters = (spec::parameters(&network.specs()) + spec::parameters(&heads.specs())) as f64;
-    let activations = |network: &dyn Network| {
+    let activations = |network: &dyn Backbone| {
         let at = |crops: f64, px: usize| {
             if crops > 0.0 {
                 crops * network.activations(px) as f64
@@ -128,7 +128,7 @@ pub fn of_recipe(recipe: &ElasticRecipe) -> Result<StepCost, CostError> {
     for (child, copies) in sampler.multiplicities() {
         let view = network.child(child, "")?;
         elastic.push((
-            offshoot_zoo::open(&view.child)?,
+            offshoot_zoo::backbone(&view.child)?,
             *copies as f64 / sampler.cycle() as f64,
         ));
     }

@@ -4,7 +4,6 @@
 //! one, drawn anew at every step; the teacher is the average of the intact student and becomes the parent of the family.
 
 pub mod cost;
-pub mod family;
 pub mod heads;
 pub mod losses;
 pub mod pretrain;

@@ -11,7 +11,7 @@ use offshoot_family::{Shape, Space};
 use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
 use offshoot_zoo::network::{KeepAll, NetworkError, StochasticDepth, Subset};
 use offshoot_zoo::tensor::{Device, Tensor, kernels};
-use offshoot_zoo::{DropPath, Network, TensorSpec, Weights};
+use offshoot_zoo::{Backbone, DropPath, TensorSpec, Weights};
 
 use super::heads::Heads;
 use super::recipe::{ElasticRecipe, RecipeProblem, Schedules};
@@ -86,7 +86,7 @@ pub struct ProbeImages {
 
 /// A child as training needs it.
 struct Cut {
-    network: Box<dyn Network>,
+    network: Box<dyn Backbone>,
     /// How its backbone and its heads are cut out of the intact student's, the backbone first.
     plan: Plan,
     /// Tensors of the backbone.
@@ -98,7 +98,7 @@ struct Cut {
 /// Teacher, students and optimizer of a run.
 pub struct ElasticLearner {
     recipe: ElasticRecipe,
-    network: Box<dyn Network>,
+    network: Box<dyn Backbone>,
     /// Its blocks.
     blocks: usize,
     heads: Heads,
@@ -191,7 +191,7 @@ impl ElasticLearner {
     }
 
     /// The intact network.
-    pub fn network(&self) -> &dyn Network {
+    pub fn network(&self) -> &dyn Backbone {
         self.network.as_ref()
     }
 
@@ -222,7 +222,7 @@ impl ElasticLearner {
             if !self.recipe.space.alpha {
                 view.gains.clear();
             }
-            let network = offshoot_zoo::open(&view.child)?;
+            let network = offshoot_zoo::backbone(&view.child)?;
             let mut plan = compile(&self.network.specs(), Some(&network.specs()), &view)?;
             let backbone = plan.len();
             plan.extend(compile(&self.heads.specs(), None, &view)?);

@@ -5,7 +5,7 @@ use offshoot_family::catalog::Preprocessing;
 use offshoot_family::recipe::Auto;
 use offshoot_family::{Architecture, Space};
 use offshoot_zoo::network::{NetworkError, SpaceBounds, StochasticDepth};
-use offshoot_zoo::{Network, TensorSpec};
+use offshoot_zoo::{Backbone, TensorSpec};
 use serde::{Deserialize, Serialize};
 
 use super::heads::Heads;
@@ -409,7 +409,7 @@ impl ElasticRecipe {
                 reason: format!("the data has {known}; leave it out"),
             });
         }
-        let network = match offshoot_zoo::open(&self.parent.clone().with_input(known.unwrap_or(3), px)) {
+        let network = match offshoot_zoo::backbone(&self.parent.clone().with_input(known.unwrap_or(3), px)) {
             // The image is the global crop: named by the key that sets it.
             Err(NetworkError::Architecture(e)) if e.name == "image" => {
                 return Err(RecipeProblem::Value {
@@ -543,8 +543,8 @@ impl ElasticRecipe {
     ///
     /// # Errors
     /// If its numbers make none.
-    pub fn network(&self) -> Result<Box<dyn Network>, NetworkError> {
-        offshoot_zoo::open(&self.architecture())
+    pub fn network(&self) -> Result<Box<dyn Backbone>, NetworkError> {
+        offshoot_zoo::backbone(&self.architecture())
     }
 
     /// The space of sub-networks.
@@ -557,11 +557,12 @@ impl ElasticRecipe {
             width_step: self.space.width_step.value().copied().unwrap_or(0),
             min_depths: self.space.min_depth.numbers(),
             depth_step: self.space.depth_step,
+            ..SpaceBounds::default()
         })
     }
 
     /// The heads on `network`'s features.
-    pub fn projection_heads(&self, network: &dyn Network) -> Heads {
+    pub fn projection_heads(&self, network: &dyn Backbone) -> Heads {
         Heads {
             feature: network.feature(),
             hidden: self.heads.hidden,

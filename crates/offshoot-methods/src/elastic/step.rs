@@ -4,7 +4,7 @@ use offshoot_zoo::materialize::{Plan, materialize};
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::kernels::{SoftTargets, sinkhorn, soft_cross_entropy, tempered_softmax};
 use offshoot_zoo::tensor::{Bool, Device, Int, Linear, Tensor, TensorData};
-use offshoot_zoo::{DropPath, Network, Weights};
+use offshoot_zoo::{Backbone, DropPath, Weights};
 use serde::{Deserialize, Serialize};
 
 use super::heads::Heads;
@@ -115,7 +115,7 @@ impl Batch {
 /// What does not change from step to step.
 pub struct Objective<'a> {
     /// The intact network.
-    pub network: &'a dyn Network,
+    pub network: &'a dyn Backbone,
     /// Its heads.
     pub heads: &'a Heads,
     /// Weights of the terms.
@@ -125,7 +125,7 @@ pub struct Objective<'a> {
 /// The elastic student of one step.
 pub struct Elastic<'a> {
     /// Its network.
-    pub network: &'a dyn Network,
+    pub network: &'a dyn Backbone,
     /// How its backbone and heads are cut out of the intact student's.
     pub plan: &'a Plan,
 }
@@ -380,7 +380,7 @@ impl Objective<'_> {
 }
 
 /// Runs one student on the global crops (masked) and on the local crops.
-fn forward(network: &dyn Network, weights: &Weights, batch: &Batch, drop_path: [Box<dyn DropPath>; 2]) -> Student {
+fn forward(network: &dyn Backbone, weights: &Weights, batch: &Batch, drop_path: [Box<dyn DropPath>; 2]) -> Student {
     let [mut for_globals, mut for_locals] = drop_path;
     let features = network.forward(
         weights,

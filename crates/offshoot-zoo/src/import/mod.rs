@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use crate::checkpoint::{self, Checkpoint, CheckpointError, INDEX, WEIGHTS, check_layers, read_json, weights_of};
 use crate::layout::{self, Ignored, Program};
-use crate::network::{Network, SpaceBounds};
+use crate::network::{Backbone, Network, NetworkError, SpaceBounds};
+use crate::preparation::{Preparation, TokenizerFiles};
 use crate::registry;
 use crate::shards::Shards;
 use crate::spec::Init;
@@ -28,8 +29,8 @@ const PICKLES: [&str; 5] = ["bin", "pth", "pt", "ckpt", "tar"];
 pub struct Import {
     /// Its network and weights.
     pub checkpoint: Checkpoint,
-    /// How it wants its images.
-    pub preprocessing: Preprocessing,
+    /// How it wants its images, or its text.
+    pub preparation: Preparation,
     /// What it was: `ViTModel of transformers`, `resnet50 of timm`.
     pub origin: String,
     /// Names of tensors that were ignored, and why.
@@ -94,17 +95,29 @@ fn of_transformers(folder: &Path, config: &Value) -> Result<Import, CheckpointEr
     let dialect = layout::dialect(config, network.as_ref(), &files);
     let class = config.pointer("/architectures/0").and_then(Value::as_str);
     let class = class.unwrap_or(network.layout().class).to_owned();
-    let path = folder.join("preprocessor_config.json");
-    let said = if path.is_file() { Some(read_json(&path)?) } else { None };
     let mut notes = Vec::new();
-    let input = (network.image(), network.stride());
-    let preprocessing = match &said {
-        Some(said) => preprocessing::of_transformers(said, input, &mut notes)
-            .map_err(|reason| CheckpointError::Config { path, reason })?,
-        None => preprocessing::usual(input.0, false, &mut notes),
+    let preparation = match network.as_backbone() {
+        Some(backbone) => Preparation::Images(preprocessor(folder, backbone, &mut notes)?),
+        None => Preparation::Text(TokenizerFiles::open(folder)?),
     };
     let checkpoint = Checkpoint::of(network, dialect, files)?;
-    Import::new(checkpoint, preprocessing, format!("{class} of transformers"), notes)
+    Import::new(checkpoint, preparation, format!("{class} of transformers"), notes)
+}
+
+/// How a folder of transformers wants its images.
+fn preprocessor(
+    folder: &Path,
+    backbone: &dyn Backbone,
+    notes: &mut Vec<String>,
+) -> Result<Preprocessing, CheckpointError> {
+    let path = folder.join("preprocessor_config.json");
+    let said = if path.is_file() { Some(read_json(&path)?) } else { None };
+    let input = (backbone.image(), backbone.stride());
+    match &said {
+        Some(said) => preprocessing::of_transformers(said, input, notes)
+            .map_err(|reason| CheckpointError::Config { path, reason }),
+        None => Ok(preprocessing::usual(input.0, false, notes)),
+    }
 }
 
 /// `place` is the file that says what the model is, or the weights where only `name` does.
@@ -131,7 +144,7 @@ fn of_timm(place: &Path, files: Shards, name: Option<&str>, config: &Value) -> R
             });
         }
     };
-    let network = registry::open(&architecture).map_err(|e| said(e.to_string()))?;
+    let network = registry::backbone(&architecture).map_err(|e| said(e.to_string()))?;
     check_layers(network.as_ref(), &files)?;
     let dialect = timm::dialect(network.as_ref(), &files);
     let mut notes = Vec::new();
@@ -149,13 +162,14 @@ fn of_timm(place: &Path, files: Shards, name: Option<&str>, config: &Value) -> R
         },
         other => other,
     })?;
-    Import::new(checkpoint, preprocessing, format!("{name} of timm"), notes)
+    let preparation = Preparation::Images(preprocessing);
+    Import::new(checkpoint, preparation, format!("{name} of timm"), notes)
 }
 
 impl Import {
     fn new(
         checkpoint: Checkpoint,
-        preprocessing: Preprocessing,
+        preparation: Preparation,
         origin: String,
         mut notes: Vec<String>,
     ) -> Result<Self, CheckpointError> {
@@ -178,9 +192,11 @@ impl Import {
             };
             format!("`{}` is not in the file: {start}", spec.name)
         }));
-        let (side, crop) = (checkpoint.network().image().1, preprocessing.crop as usize);
-        if side != crop {
-            notes.push(resized(side, crop));
+        if let (Some(backbone), Preparation::Images(how)) = (checkpoint.network().as_backbone(), &preparation) {
+            let (side, crop) = (backbone.image().1, how.crop as usize);
+            if side != crop {
+                notes.push(resized(side, crop));
+            }
         }
         if let Architecture::ResNet(net) = checkpoint.network().architecture()
             && net.norm == offshoot_family::ResNetNorm::Batch
@@ -190,7 +206,7 @@ impl Import {
         }
         Ok(Self {
             checkpoint,
-            preprocessing,
+            preparation,
             origin,
             ignored,
             notes,
@@ -213,26 +229,49 @@ fn resized(side: usize, crop: usize) -> String {
 
 impl Import {
     /// Prepares images of `px` pixels instead, in the usual proportion of resize and crop.
-    pub fn set_side(&mut self, px: u32) {
-        let side = self.checkpoint.network().image().1;
-        self.notes
-            .retain(|note| *note != resized(side, self.preprocessing.crop as usize));
-        self.preprocessing.resize = (px * 256).div_ceil(224);
-        self.preprocessing.crop = px;
+    ///
+    /// # Errors
+    /// If it takes none.
+    pub fn set_side(&mut self, px: u32) -> Result<(), CheckpointError> {
+        let side = self.checkpoint.backbone()?.image().1;
+        let how = self.preprocessing_mut()?;
+        let before = resized(side, how.crop as usize);
+        how.resize = (px * 256).div_ceil(224);
+        how.crop = px;
+        self.notes.retain(|note| *note != before);
         if side != px as usize {
             self.notes.push(resized(side, px as usize));
         }
+        Ok(())
     }
 
-    /// The network of the images that it is given, whatever the side that it was made for.
+    /// How its images are prepared.
+    ///
+    /// # Errors
+    /// If it takes none.
+    pub fn preprocessing_mut(&mut self) -> Result<&mut Preprocessing, CheckpointError> {
+        let found = self.checkpoint.network().architecture().summary();
+        match &mut self.preparation {
+            Preparation::Images(how) => Ok(how),
+            Preparation::Text(_) => Err(NetworkError::Kind {
+                found,
+                wanted: "images",
+            }
+            .into()),
+        }
+    }
+
+    /// The network of the images that it is given, whatever the side that it was made for; a decoder is as it was made.
     ///
     /// # Errors
     /// If no such network can be given images of that side.
     pub fn network(&self) -> Result<Box<dyn Network>, CheckpointError> {
-        let architecture = self.checkpoint.network().architecture();
-        let (channels, _) = self.checkpoint.network().image();
-        let given = architecture.with_input(channels, self.preprocessing.crop as usize);
-        Ok(registry::open(&given)?)
+        let mut architecture = self.checkpoint.network().architecture();
+        if let Preparation::Images(how) = &self.preparation {
+            let (channels, _) = architecture.input();
+            architecture = architecture.with_input(channels, how.crop as usize);
+        }
+        Ok(registry::open(&architecture)?)
     }
 
     /// Writes the model as a folder, as a network of the images that it is given.
@@ -246,12 +285,12 @@ impl Import {
             let whole = network.child(&space.intact(), "")?;
             return self
                 .checkpoint
-                .export_child(&whole, Program::Usual, &self.preprocessing, folder);
+                .export_child(&whole, Program::Usual, &self.preparation, folder);
         }
         let device = Device::flex();
         let weights = self.checkpoint.weights(&device)?;
         let weights = start::taken_over(self.checkpoint.network(), &weights, network.as_ref(), &device);
-        checkpoint::save(network.as_ref(), &weights, &self.preprocessing, folder)
+        checkpoint::save(network.as_ref(), &weights, &self.preparation, folder)
     }
 }
 

@@ -6,13 +6,18 @@ use serde_json::Value;
 #[derive(Clone, Copy)]
 pub(super) struct Config<'a>(pub(super) &'a Value);
 
-impl Config<'_> {
+impl<'a> Config<'a> {
+    /// What stands at `key`; null counts as nothing.
+    fn get(self, key: &str) -> Option<&'a Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
+
     /// The whole number at `key`, or `default` where there is none.
     ///
     /// # Errors
     /// If there is neither, or it is no whole number.
     pub(super) fn size(self, key: &str, default: Option<usize>) -> Result<usize, String> {
-        match self.0.get(key) {
+        match self.get(key) {
             None => default.ok_or(format!("`{key}` is missing")),
             Some(value) => whole(key, value),
         }
@@ -33,8 +38,27 @@ impl Config<'_> {
     /// # Errors
     /// If it is no number.
     pub(super) fn number(self, key: &str, default: f64) -> Result<f64, String> {
-        let value = self.0.get(key).map_or(Some(default), Value::as_f64);
+        let value = self.get(key).map_or(Some(default), Value::as_f64);
         value.ok_or(format!("`{key}` is no number"))
+    }
+
+    /// Whether the value at `key` is true, or `default` where there is none.
+    ///
+    /// # Errors
+    /// If it is neither true nor false.
+    pub(super) fn flag(self, key: &str, default: bool) -> Result<bool, String> {
+        let value = self.get(key).map_or(Some(default), Value::as_bool);
+        value.ok_or(format!("`{key}` is neither true nor false"))
+    }
+
+    /// The word at `key`, if there is one.
+    pub(super) fn text(self, key: &str) -> Option<&'a str> {
+        self.get(key)?.as_str()
+    }
+
+    /// The object at `key`, if there is one.
+    pub(super) fn object(self, key: &str) -> Option<Self> {
+        self.get(key).filter(|value| value.is_object()).map(Config)
     }
 
     /// Refuses any value at `keys` but the one given; a key that is missing is taken to have it.
@@ -42,7 +66,7 @@ impl Config<'_> {
     /// # Errors
     /// Names the first that has another.
     pub(super) fn only(self, keys: &[(&str, Value)]) -> Result<(), String> {
-        let other = |(key, only): &&(&str, Value)| self.0.get(key).is_some_and(|value| value != only);
+        let other = |(key, only): &&(&str, Value)| self.get(key).is_some_and(|value| value != only);
         match keys.iter().find(other) {
             None => Ok(()),
             Some((key, only)) => Err(format!("`{key}` is {}; only {only} is supported", self.0[*key])),

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use offshoot_family::Architecture;
+use offshoot_family::{Architecture, DecoderKind};
 
 use super::LayoutTensor;
 use crate::network::Network;
@@ -41,7 +41,7 @@ impl Ignored {
 }
 
 /// Buffers that other libraries write beside the weights, and what they only train with.
-const ALWAYS: [Ignored; 4] = [
+const ALWAYS: [Ignored; 7] = [
     Ignored {
         names: ".num_batches_tracked",
         why: "a counter of training",
@@ -58,10 +58,27 @@ const ALWAYS: [Ignored; 4] = [
         names: "pooler.",
         why: "features are taken before the pooler",
     },
+    Ignored {
+        names: ".attn.bias",
+        why: "which tokens see which, which follows from their order",
+    },
+    Ignored {
+        names: ".attn.masked_bias",
+        why: "a number of the mask",
+    },
+    Ignored {
+        names: ".rotary_emb.inv_freq",
+        why: "follows from the configuration",
+    },
 ];
 
 /// The tensor without which a network is whole: it plays a part in masked training only.
 const MASK_TOKEN: &str = "mask_token";
+
+/// Whether a network is a decoder whose output layer is its embedding.
+fn tied(network: &dyn Network) -> bool {
+    network.as_decoder().is_some_and(|decoder| decoder.decoder().tied)
+}
 
 impl Dialect {
     /// A file with the names of a layout, whatever the model is called inside the class that was saved.
@@ -70,6 +87,10 @@ impl Dialect {
             Architecture::Vit(_) => &["vit.", "dinov2."],
             Architecture::Swin(_) => &["swin."],
             Architecture::ResNet(_) => &["resnet."],
+            Architecture::Decoder(decoder) => match decoder.kind {
+                DecoderKind::Gpt2 => &["transformer."],
+                DecoderKind::Llama => &["model."],
+            },
             _ => &[],
         };
         let bare = |name: &str| {
@@ -87,7 +108,10 @@ impl Dialect {
             ..Self::default()
         };
         for mut tensor in tensors {
-            if !tensor.name.starts_with("classifier.") {
+            if !["classifier.", "lm_head."]
+                .iter()
+                .any(|head| tensor.name.starts_with(head))
+            {
                 tensor.name = format!("{base}{}", bare(&tensor.name));
             }
             dialect.add(tensor, files);
@@ -103,6 +127,12 @@ impl Dialect {
             }],
             _ => Vec::new(),
         });
+        if tied(network) {
+            dialect.ignored.push(Ignored {
+                names: "lm_head.",
+                why: "it is the embedding",
+            });
+        }
         dialect.fill(network);
         dialect
     }
@@ -119,12 +149,7 @@ impl Dialect {
                 ("pos_embed", shape) => [vec![1], shape].concat(),
                 (_, shape) => shape,
             };
-            let tensor = LayoutTensor {
-                name: rename(&spec.name),
-                shape,
-                tensor: spec.name,
-                rows: None,
-            };
+            let tensor = LayoutTensor::whole(rename(&spec.name), shape, spec.name);
             dialect.add(tensor, files);
         }
         if matches!(network.architecture(), Architecture::Vit(vit) if vit.layer_scale > 0.0) {

@@ -1,12 +1,14 @@
 //! Folders of other programs: how a network's tensors are named and cut there, and the JSON files beside them.
 
 mod config;
+mod decoder;
 mod dialect;
 mod resnet;
 mod swin;
 mod usage;
 mod vit;
 
+pub(crate) use decoder::decoder_layout;
 pub use dialect::{Dialect, Ignored};
 pub(crate) use resnet::{resnet_layout, timm_architecture as timm_resnet, timm_layout};
 pub(crate) use swin::swin_layout;
@@ -17,8 +19,53 @@ use offshoot_family::Architecture;
 use offshoot_family::catalog::Preprocessing;
 use serde_json::{Value, json};
 
+use crate::checkpoint::Preparation;
 use crate::network::{Network, NetworkError};
 use crate::shards::Shards;
+
+/// In which order the elements of one of our matrices lie in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Ours: (out, in), row by row.
+    #[default]
+    Same,
+    /// (in, out): GPT-2's `Conv1D`.
+    Transposed,
+}
+
+impl Order {
+    /// Our elements of a matrix of the file's `shape` as the file has them.
+    fn to_file(self, values: Vec<f32>, shape: &[usize]) -> Vec<f32> {
+        match (self, shape) {
+            (Self::Transposed, &[inputs, outputs]) => transposed(&values, outputs, inputs),
+            _ => values,
+        }
+    }
+
+    /// The elements of a matrix of the file's `shape` as we have them.
+    fn of_file(self, values: Vec<f32>, shape: &[usize]) -> Vec<f32> {
+        match (self, shape) {
+            (Self::Transposed, &[inputs, outputs]) => transposed(&values, inputs, outputs),
+            _ => values,
+        }
+    }
+}
+
+/// `[columns, rows]` from `[rows, columns]`, in tiles that fit the cache.
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const TILE: usize = 32;
+    let mut turned = vec![0.0; values.len()];
+    for first_row in (0..rows).step_by(TILE) {
+        for first_column in (0..columns).step_by(TILE) {
+            for row in first_row..rows.min(first_row + TILE) {
+                for column in first_column..columns.min(first_column + TILE) {
+                    turned[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    turned
+}
 
 /// One tensor as a file has it: some rows of one of ours, perhaps under another shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +78,38 @@ pub struct LayoutTensor {
     pub tensor: String,
     /// Which rows of ours, `[start, end)`, and of how many; none for all of it.
     pub rows: Option<(usize, usize, usize)>,
+    /// In which order their elements lie.
+    pub order: Order,
+}
+
+impl LayoutTensor {
+    /// All of our `tensor` under a name and shape of the file's.
+    pub fn whole(name: impl Into<String>, shape: Vec<usize>, tensor: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            shape,
+            tensor: tensor.into(),
+            rows: None,
+            order: Order::Same,
+        }
+    }
+
+    /// Its elements in the file from all of our tensor's.
+    pub fn to_file(&self, values: &[f32]) -> Vec<f32> {
+        let part = match self.rows {
+            None => values,
+            Some((start, end, of)) => {
+                let row = values.len() / of;
+                &values[start * row..end * row]
+            }
+        };
+        self.order.to_file(part.to_vec(), &self.shape)
+    }
+
+    /// Its part of our tensor's elements from those of the file.
+    pub fn of_file(&self, values: Vec<f32>) -> Vec<f32> {
+        self.order.of_file(values, &self.shape)
+    }
 }
 
 /// Whom a folder is for.
@@ -75,9 +154,18 @@ impl Layout {
         self.tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect()
     }
 
-    /// `config.json` for images prepared in this way; where it has a place for that, it says so.
-    pub fn config(&self, preprocessing: &Preprocessing) -> Value {
+    /// `config.json` for examples prepared in this way; where it has a place for that, it says so.
+    pub fn config(&self, preparation: &Preparation) -> Value {
         let mut config = self.config.clone();
+        let preprocessing = match preparation {
+            Preparation::Images(preprocessing) => preprocessing,
+            Preparation::Text(tokenizer) => {
+                for (key, id) in [("bos_token_id", tokenizer.bos), ("eos_token_id", tokenizer.eos)] {
+                    config[key] = json!(id);
+                }
+                return config;
+            }
+        };
         if let Some(Value::Object(timm)) = config.get_mut("pretrained_cfg") {
             timm.insert("mean".into(), json!(preprocessing.mean));
             timm.insert("std".into(), json!(preprocessing.std));
@@ -104,6 +192,8 @@ pub fn architecture(config: &Value) -> Result<Architecture, String> {
         (Some("vit"), _) => vit::plain_architecture(config).map(Architecture::Vit),
         (Some("swin"), _) => swin::swin_architecture(config).map(Architecture::Swin),
         (Some("resnet"), _) => resnet::transformers_architecture(config).map(Architecture::ResNet),
+        (Some("gpt2"), _) => decoder::gpt2_architecture(config).map(Architecture::Decoder),
+        (Some("llama"), _) => decoder::llama_architecture(config).map(Architecture::Decoder),
         (Some(other), _) => {
             let known = KINDS.join(", ");
             let why = unsupported(other).map_or(String::new(), |why| format!(" ({why})"));
@@ -125,7 +215,7 @@ pub(crate) fn dialect(config: &Value, network: &dyn Network, files: &Shards) -> 
 }
 
 /// Values of `model_type` that are opened.
-const KINDS: [&str; 4] = ["dinov2", "vit", "swin", "resnet"];
+const KINDS: [&str; 6] = ["dinov2", "vit", "swin", "resnet", "gpt2", "llama"];
 
 /// What it is about another `model_type` that no network here has.
 fn unsupported(kind: &str) -> Option<&'static str> {
@@ -136,6 +226,12 @@ fn unsupported(kind: &str) -> Option<&'static str> {
         "swinv2" => "cosine attention with continuous positions",
         "vit_hybrid" => "a convolutional stem",
         "vit_msn" | "vit_mae" | "ijepa" | "beit" | "data2vec-vision" => "another transformer than `ViTModel`",
+        "mistral" | "gemma2" | "gemma3" | "gemma3_text" => "sliding windows of attention",
+        "qwen2" => "biases of queries, keys and values",
+        "qwen3" | "olmo2" => "norms of queries and keys",
+        "gemma" => "norms and embeddings that are scaled otherwise",
+        "gpt_neox" | "gptj" | "phi" => "attention and feed-forward layer side by side",
+        "opt" | "bloom" | "gpt_neo" | "mixtral" => "another decoder than GPT-2 and Llama",
         "convnext" | "convnextv2" | "regnet" | "bit" => "another convolutional network than `ResNetModel`",
         _ => return None,
     })
@@ -172,12 +268,7 @@ fn label(config: &mut Value, classes: usize) {
 /// A linear classifier of `classes` classes as transformers names it; nothing for none.
 fn classifier(classes: usize, width: usize) -> Vec<LayoutTensor> {
     let parts = [("weight", vec![classes, width]), ("bias", vec![classes])];
-    let part = |(leaf, shape)| LayoutTensor {
-        name: format!("classifier.{leaf}"),
-        shape,
-        tensor: format!("head.{leaf}"),
-        rows: None,
-    };
+    let part = |(leaf, shape)| LayoutTensor::whole(format!("classifier.{leaf}"), shape, format!("head.{leaf}"));
     parts.into_iter().filter(|_| classes > 0).map(part).collect()
 }
 
@@ -217,6 +308,7 @@ fn separate_qkv(width: usize, theirs: impl Fn(&str) -> String, ours: impl Fn(&st
             shape,
             tensor: ours(&format!("attn.qkv.{leaf}")),
             rows: Some((part * width, (part + 1) * width, 3 * width)),
+            order: Order::Same,
         })
         .collect()
 }

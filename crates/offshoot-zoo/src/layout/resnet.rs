@@ -149,12 +149,7 @@ struct Tensors {
 
 impl Tensors {
     fn whole(&mut self, name: String, shape: Vec<usize>, tensor: String) {
-        self.tensors.push(LayoutTensor {
-            name,
-            shape,
-            tensor,
-            rows: None,
-        });
+        self.tensors.push(LayoutTensor::whole(name, shape, tensor));
     }
 
     fn kernel(&mut self, theirs: &str, ours: &str, [out, into, side]: [usize; 3]) {

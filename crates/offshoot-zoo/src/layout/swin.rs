@@ -12,12 +12,7 @@ pub(crate) fn swin_layout(swin: &Swin) -> Layout {
     let prefix = if swin.classes > 0 { "swin." } else { "" };
     let mut tensors = Vec::new();
     let mut whole = |name: String, shape: Vec<usize>, tensor: String| {
-        tensors.push(LayoutTensor {
-            name: format!("{prefix}{name}"),
-            shape,
-            tensor,
-            rows: None,
-        });
+        tensors.push(LayoutTensor::whole(format!("{prefix}{name}"), shape, tensor));
     };
     let (width, patch, last) = (swin.width, swin.patch, swin.feature_width());
     whole("embeddings.mask_token".into(), vec![1, 1, width], "mask_token".into());
@@ -104,12 +99,7 @@ fn block(swin: &Swin, prefix: &str, stage: usize, place: usize) -> Vec<LayoutTen
         ("output.dense.bias", vec![width], "mlp.fc2.bias"),
     ]
     .into_iter()
-    .map(|(name, shape, tensor)| LayoutTensor {
-        name: theirs(name),
-        shape,
-        tensor: ours(tensor),
-        rows: None,
-    })
+    .map(|(name, shape, tensor)| LayoutTensor::whole(theirs(name), shape, ours(tensor)))
     .collect();
     tensors.extend(separate_qkv(
         width,

@@ -59,6 +59,22 @@ impl Usage {
         }
     }
 
+    /// Of a decoder language model of transformers.
+    pub(super) fn decoder() -> Self {
+        let code = format!(
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained(\"{FOLDER}\")\n\
+             model = AutoModelForCausalLM.from_pretrained(\"{FOLDER}\")\n\
+             ids = tokenizer(\"Once upon a time\", return_tensors=\"pt\")\n\
+             print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))\n"
+        );
+        Self {
+            library: "transformers",
+            task: "text-generation",
+            features: "`logits` has one score for each token of the vocabulary, of the token that comes next",
+            code,
+        }
+    }
+
     /// Of a residual network of timm. `norm` is what its norm is, as Python, where a folder cannot say it.
     pub(super) fn timm(classes: usize, norm: Option<&str>) -> Self {
         let (before, after, norm, argument) = match norm {

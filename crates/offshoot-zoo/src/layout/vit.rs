@@ -15,12 +15,7 @@ pub(crate) fn vit_layout(vit: &Vit) -> Layout {
     let prefix = if vit.classes > 0 { "vit." } else { "" };
     let mut tensors = Vec::new();
     let mut whole = |name: &str, shape: Vec<usize>, tensor: &str| {
-        tensors.push(LayoutTensor {
-            name: format!("{prefix}{name}"),
-            shape,
-            tensor: tensor.into(),
-            rows: None,
-        });
+        tensors.push(LayoutTensor::whole(format!("{prefix}{name}"), shape, tensor));
     };
     let kernel = vec![width, vit.channels, vit.patch, vit.patch];
     let mask_token = if scaled { vec![1, width] } else { vec![1, 1, width] };
@@ -92,12 +87,7 @@ fn vit_block(vit: &Vit, prefix: &str, i: usize) -> Vec<LayoutTensor> {
     let mut tensors: Vec<LayoutTensor> = parts
         .into_iter()
         .filter(|(_, leaf, ..)| scaled || *leaf != ".lambda1")
-        .map(|(layer, leaf, tensor, shape)| LayoutTensor {
-            name: theirs(&format!("{layer}{leaf}")),
-            shape,
-            tensor: ours(tensor),
-            rows: None,
-        })
+        .map(|(layer, leaf, tensor, shape)| LayoutTensor::whole(theirs(&format!("{layer}{leaf}")), shape, ours(tensor)))
         .collect();
     tensors.extend(separate_qkv(
         width,

@@ -11,14 +11,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use offshoot_family::View;
-use offshoot_family::catalog::Preprocessing;
 use offshoot_family::files::write_atomic;
 use prost::Message;
 
 pub use graph::{Extent, Graph, Heads, Outputs, Sliding, Value};
 
-use crate::checkpoint::{Checkpoint, CheckpointError, clear, write_preprocessor};
+use crate::checkpoint::{Checkpoint, CheckpointError, clear};
 use crate::network::Network;
+use crate::preparation::Preparation;
 
 /// Name of the model's file in a folder.
 pub const MODEL: &str = "model.onnx";
@@ -39,8 +39,8 @@ pub struct About<'a> {
     pub id: &'a str,
     /// Content hash of the parent's weights.
     pub parent: &'a str,
-    /// How images become `pixel_values`.
-    pub preprocessing: &'a Preprocessing,
+    /// How images become `pixel_values`, or texts `input_ids`.
+    pub preparation: &'a Preparation,
 }
 
 /// Why a model cannot be written.
@@ -72,7 +72,7 @@ pub fn export(
 ) -> Result<(), CheckpointError> {
     let (child, plan) = parent.plan(view)?;
     clear(folder)?;
-    write_preprocessor(about.preprocessing, folder)?;
+    about.preparation.write(folder)?;
     write(child.as_ref(), about, folder, embedded, |name| {
         let entry = plan.iter().find(|entry| entry.name == name);
         let entry = entry.unwrap_or_else(|| panic!("the plan has no tensor `{name}`"));
@@ -83,9 +83,10 @@ pub fn export(
 /// The graph of a network at its native image size.
 pub fn graph(network: &dyn Network) -> Graph {
     let mut graph = Graph::new(&network.specs());
-    let (channels, side) = network.image();
+    let backbone = network.as_backbone().expect("a network of images");
+    let (channels, side) = backbone.image();
     let pixels = graph.pixels(channels, side);
-    let outputs = network.graph(&mut graph, pixels);
+    let outputs = backbone.graph(&mut graph, pixels);
     graph.finish(outputs);
     graph
 }
@@ -275,23 +276,32 @@ fn field(key: u8, bytes: u64) -> Vec<u8> {
 
 /// Everything in front of the graph.
 fn head(network: &dyn Network, about: &About<'_>) -> proto::Model {
-    let preparation = about.preprocessing;
     let json = |values: &[f32]| serde_json::to_string(values).expect("numbers serialize");
     let architecture = serde_json::to_string(&network.architecture()).expect("numbers serialize");
-    let entries = [
+    let mut entries = vec![
         ("id", about.id.to_owned()),
         ("parent", about.parent.to_owned()),
         ("architecture", architecture),
-        // In the order in which they are applied.
-        ("resize", preparation.resize.to_string()),
-        ("interpolation", "bicubic".to_owned()),
-        ("crop", preparation.crop.to_string()),
-        ("channels", preparation.channels.to_string()),
-        ("rescale", "1/255".to_owned()),
-        ("mean", json(&preparation.mean)),
-        ("std", json(&preparation.std)),
-        ("layout", "NCHW".to_owned()),
     ];
+    match about.preparation {
+        // In the order in which they are applied.
+        Preparation::Images(how) => entries.extend([
+            ("resize", how.resize.to_string()),
+            ("interpolation", "bicubic".to_owned()),
+            ("crop", how.crop.to_string()),
+            ("channels", how.channels.to_string()),
+            ("rescale", "1/255".to_owned()),
+            ("mean", json(&how.mean)),
+            ("std", json(&how.std)),
+            ("layout", "NCHW".to_owned()),
+        ]),
+        Preparation::Text(tokenizer) => {
+            entries.push(("tokenizer", blake3::hash(tokenizer.json()).to_hex().to_string()));
+            for (key, id) in [("bos_token_id", tokenizer.bos), ("eos_token_id", tokenizer.eos)] {
+                entries.extend(id.map(|id| (key, id.to_string())));
+            }
+        }
+    }
     proto::Model {
         ir_version: IR_VERSION,
         producer_name: "offshoot".into(),

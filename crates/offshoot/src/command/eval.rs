@@ -8,7 +8,7 @@ use offshoot_eval::knn::{KS, TEMPERATURE};
 use offshoot_eval::{ChildFeatures, Labelled, ProbeSettings, Provenance};
 use offshoot_family::{Catalog, Child, Scorecard, Split};
 use offshoot_methods::train::trainer::Clock;
-use offshoot_zoo::{Network, Weights};
+use offshoot_zoo::{Network, Weights, network};
 use serde_json::json;
 
 use super::images::{self, Family};
@@ -198,15 +198,14 @@ struct Images {
 
 impl Images {
     fn new(family: &Family, measure: &Measure, split: Split, references: usize) -> Result<Self, Failure> {
-        let data = &family.catalog.data;
-        images::given(data)?;
+        let data = images::of(&family.catalog.data)?;
         if measure.needs_labels() && !data.labels {
             return Err(Failure::input(
                 format!("{} needs labels, and this family was made without", measure.name()),
                 "measure `offshoot eval agreement` instead, or make the family with labels (`data.labels=true`, `import --labels`)",
             ));
         }
-        let dataset: Dataset = images::open(data)?;
+        let dataset: Dataset = images::open(&family.catalog.data)?;
         let prepare = |indices: &[usize]| Prepared::new(&dataset, indices, &data.preprocessing);
         let train = images::at_most(&dataset.splits.train, references);
         // The best of a grid is chosen on val; the test split is not tuned on.
@@ -254,12 +253,12 @@ impl<'a> Yardstick<'a> {
             machine,
             provenance: Provenance {
                 split,
-                data: data.fingerprint.clone(),
-                seed: data.split_seed,
+                data: data.fingerprint().to_owned(),
+                seed: data.split_seed(),
                 machine: machine.description(),
                 version: env!("CARGO_PKG_VERSION").into(),
             },
-            side: data.preprocessing.crop as usize,
+            side: data.images().map_or(0, |images| images.preprocessing.crop as usize),
             images: None,
         };
         if !matches!(measure, Measure::Latency(_)) {
@@ -279,6 +278,7 @@ impl<'a> Yardstick<'a> {
     }
 
     fn features(&self, network: &dyn Network, weights: &Weights, images: &Prepared) -> Result<ChildFeatures, Failure> {
+        let network = network::backbone(network)?;
         let (device, image) = (&self.machine.device, (network.image().0, self.side));
         Ok(offshoot_eval::extract(
             network,
@@ -296,7 +296,7 @@ impl<'a> Yardstick<'a> {
             let Measure::Latency(repeats) = self.measure else {
                 unreachable!("every other measurement has images")
             };
-            let mut once = offshoot_eval::latency::one_image(network, weights, device)?;
+            let mut once = offshoot_eval::latency::one_image(network::backbone(network)?, weights, device)?;
             let clock = ProcessClock::start();
             let latency = offshoot_eval::latency(&mut once, &|| clock.elapsed(), 5, *repeats)?;
             return Ok(vec![self.provenance.latency(&latency)]);

@@ -11,7 +11,7 @@ use offshoot_report::{CardFacts, OpenedBy};
 use offshoot_zoo::layout::{self, Program};
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
-use offshoot_zoo::{Checkpoint, CheckpointError, Network, Weights, checkpoint, onnx};
+use offshoot_zoo::{Backbone, Checkpoint, CheckpointError, Weights, checkpoint, network, onnx};
 
 use super::images::{self, Family};
 use crate::args::{Export, Format};
@@ -52,19 +52,19 @@ pub fn run(args: &Export) -> Result<(), Failure> {
         refuse_used(&folder, args.overwrite)?;
     }
     let parent = images::checked_parent(&args.run, &catalog)?;
+    let preparation = images::preparation(&args.run, &catalog)?;
     let mut progress = Progress::new("export", 0, children.len() as u64, "children");
     for (done, child) in children.iter().enumerate() {
         let folder = target(child);
         let view = images::view(&args.run, &catalog, child)?;
-        let preprocessing = &catalog.data.preprocessing;
         write_card(&folder, &catalog, child, &view, args.format)?;
         match args.format {
-            Format::Hf | Format::Timm => parent.export_child(&view, program(args.format), preprocessing, &folder)?,
+            Format::Hf | Format::Timm => parent.export_child(&view, program(args.format), &preparation, &folder)?,
             Format::Onnx => {
                 let about = onnx::About {
                     id: &child.id,
                     parent: &catalog.parent.hash,
-                    preprocessing,
+                    preparation: &preparation,
                 };
                 onnx::export(&parent, &view, &about, &folder, onnx::EMBEDDED)?;
             }
@@ -111,7 +111,7 @@ fn children<'a>(args: &Export, catalog: &'a Catalog) -> Result<Vec<&'a Child>, F
         return Ok(catalog.children.iter().collect());
     }
     if what.pareto {
-        let front = catalog.pareto(|c| Some(c.parameters as f64), |c| c.score(&catalog.score, Split::Val));
+        let front = catalog.pareto(|c| Some(c.parameters as f64), |c| c.merit(&catalog.score, Split::Val));
         if front.is_empty() {
             images::given(&catalog.data)?;
             let verb = catalog.score.split('@').next().unwrap_or_default();
@@ -196,9 +196,10 @@ fn write_card(folder: &Path, catalog: &Catalog, child: &Child, view: &View, form
 /// Reads every folder back and compares its features with the family's child; the largest difference.
 fn check(run: &Path, children: &[&Child], target: impl Fn(&Child) -> PathBuf, device: &Device) -> Result<f32, Failure> {
     let family = Family::open(run, device)?;
+    let data = images::of(&family.catalog.data)?;
     let dataset = images::open(&family.catalog.data)?;
     let held_out = images::at_most(&dataset.splits.val, CHECKED);
-    let prepared = Prepared::new(&dataset, &held_out, &family.catalog.data.preprocessing)?;
+    let prepared = Prepared::new(&dataset, &held_out, &data.preprocessing)?;
     let mut worst = 0.0;
     for child in children {
         let (network, weights) = family.child(run, child)?;
@@ -207,8 +208,8 @@ fn check(run: &Path, children: &[&Child], target: impl Fn(&Child) -> PathBuf, de
         let back_weights = back.weights(device)?;
         for batch in prepared.batches() {
             let (values, images) = batch?;
-            let ours = features(network.as_ref(), &weights, &values, images, device);
-            let theirs = features(back.network(), &back_weights, &values, images, device);
+            let ours = features(network::backbone(network.as_ref())?, &weights, &values, images, device);
+            let theirs = features(back.backbone()?, &back_weights, &values, images, device);
             let difference = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             if difference.is_nan() || difference > TOLERANCE {
                 return Err(Failure::input(
@@ -226,7 +227,7 @@ fn check(run: &Path, children: &[&Child], target: impl Fn(&Child) -> PathBuf, de
 }
 
 /// Class-token features of one batch.
-fn features(network: &dyn Network, weights: &Weights, values: &[f32], images: usize, device: &Device) -> Vec<f32> {
+fn features(network: &dyn Backbone, weights: &Weights, values: &[f32], images: usize, device: &Device) -> Vec<f32> {
     let (channels, _) = network.image();
     let side = (values.len() / (images * channels).max(1)).isqrt();
     let data = TensorData::new(values.to_vec(), [images, channels, side, side]);

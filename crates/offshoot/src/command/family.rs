@@ -43,8 +43,8 @@ pub fn run(args: &Family) -> Result<(), Failure> {
         .count();
     if unscored > 0 {
         let verb = catalog.score.split('@').next().unwrap_or_default();
-        let how = if catalog.data.path.is_empty() {
-            "it was imported without images; import it with --data PATH to score it".into()
+        let how = if !catalog.data.is_given() {
+            "it was imported without data; import it with --data PATH to score it".into()
         } else {
             format!("offshoot eval {verb} {}", args.run.display())
         };

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::Context;
 use offshoot_data::{DataError, Dataset, Labels, SplitShares};
-use offshoot_family::catalog::{ChildSource, DataRef};
+use offshoot_family::catalog::{ChildSource, DataRef, ImagesRef};
 use offshoot_family::{Catalog, Child, Split, View};
 use offshoot_zoo::materialize::materialize;
 use offshoot_zoo::tensor::Device;
-use offshoot_zoo::{Checkpoint, Network, Weights};
+use offshoot_zoo::{Checkpoint, Network, Preparation, TokenizerFiles, Weights};
 
 use crate::failure::Failure;
 use crate::terminal::complain;
@@ -39,7 +39,7 @@ pub fn open_split(
 /// # Errors
 /// If it is gone, or is not what the family was made with.
 pub fn open(data: &DataRef) -> Result<Dataset, Failure> {
-    given(data)?;
+    let data = of(data)?;
     let shares = SplitShares {
         val: data.val,
         test: data.test,
@@ -63,13 +63,33 @@ pub fn open(data: &DataRef) -> Result<Dataset, Failure> {
 /// # Errors
 /// If it has none.
 pub fn given(data: &DataRef) -> Result<(), Failure> {
-    if data.path.is_empty() {
-        return Err(Failure::input(
+    if data.is_given() {
+        return Ok(());
+    }
+    Err(match data {
+        DataRef::Images(_) => Failure::input(
             "this model was imported without images to score it on",
             "give --data PATH when it is imported: offshoot import MODEL -o RUN --overwrite --data PATH --labels",
-        ));
-    }
-    Ok(())
+        ),
+        DataRef::Text(_) => Failure::input(
+            "this model was imported without text to score it on",
+            "name the text: offshoot eval perplexity RUN --data NAME=PATH",
+        ),
+    })
+}
+
+/// The images of a family.
+///
+/// # Errors
+/// If it has none, or is of text.
+pub fn of(data: &DataRef) -> Result<&ImagesRef, Failure> {
+    given(data)?;
+    data.images().ok_or_else(|| {
+        Failure::input(
+            "this is a family of language models, which take no images",
+            "measure `offshoot eval perplexity` instead",
+        )
+    })
 }
 
 /// The examples of one part of the data.
@@ -161,6 +181,21 @@ pub fn checked_parent(run: &Path, catalog: &Catalog) -> Result<Checkpoint, Failu
         .into());
     }
     Ok(parent)
+}
+
+/// What stands beside the weights of a family's models: how images are prepared, or the parent's tokenizer.
+///
+/// # Errors
+/// If the tokenizer cannot be read.
+pub fn preparation(run: &Path, catalog: &Catalog) -> Result<Preparation, Failure> {
+    match &catalog.data {
+        DataRef::Images(images) => Ok(Preparation::Images(images.preprocessing.clone())),
+        DataRef::Text(_) => {
+            let folder = run.join(&catalog.parent.path);
+            let tokenizer = TokenizerFiles::open(&folder)?;
+            Ok(Preparation::Text(tokenizer))
+        }
+    }
 }
 
 /// Largest view file that is read, in bytes.

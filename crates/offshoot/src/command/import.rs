@@ -4,14 +4,14 @@ use std::path::Path;
 
 use offshoot_data::SplitShares;
 use offshoot_family::architecture::LARGEST_IMAGE;
-use offshoot_family::catalog::{DataRef, Preprocessing};
+use offshoot_family::catalog::{DataRef, ImagesRef, Preprocessing, TextRef};
 use offshoot_family::{Architecture, recipe};
-use offshoot_methods::elastic::family;
 use offshoot_methods::elastic::recipe::usual_resize;
+use offshoot_methods::family::{self, Made};
 use offshoot_methods::train::run::RunFolder;
 use offshoot_zoo::import::{self, Import as Model};
 use offshoot_zoo::network::SpaceBounds;
-use offshoot_zoo::spec;
+use offshoot_zoo::{Preparation, TokenizerFiles, network, spec};
 use serde::Serialize;
 
 use super::images;
@@ -45,7 +45,10 @@ pub fn run(args: &Import) -> Result<(), Failure> {
         return Ok(());
     };
     // What is in the folder is only taken away for a run that can be made.
-    let data = data_ref(args, model.preprocessing.clone())?;
+    let data = match &model.preparation {
+        Preparation::Images(how) => DataRef::Images(images_ref(args, how.clone())?),
+        Preparation::Text(tokenizer) => DataRef::Text(text_ref(args, &model, tokenizer)?),
+    };
     let space = model.network()?.space(SpaceBounds::default())?;
     let weights = model.checkpoint.hash()?;
     let run = RunFolder::create(out, args.overwrite)?;
@@ -57,8 +60,15 @@ pub fn run(args: &Import) -> Result<(), Failure> {
     };
     run.write_text("recipe.toml", &recipe::to_toml(&made)?)?;
     model.save(&run.path().join("parent"))?;
-    let unscored = data.path.is_empty();
-    let catalog = family::enter(run.path(), "import", &space, true, data, args.seed)?;
+    let unscored = !data.is_given();
+    let made = Made {
+        method: "import",
+        space: &space,
+        alpha: true,
+        data,
+        seed: args.seed,
+    };
+    let catalog = family::enter(run.path(), made)?;
     let (run, score) = (
         run.path().display(),
         catalog.score.split('@').next().unwrap_or_default(),
@@ -87,7 +97,7 @@ pub fn absolute(path: &Path) -> String {
 
 /// Images of another side.
 fn set_side(model: &mut Model, px: u32) -> Result<(), Failure> {
-    let (stride, most) = (model.checkpoint.network().stride() as u32, LARGEST_IMAGE as u32);
+    let (stride, most) = (model.checkpoint.backbone()?.stride() as u32, LARGEST_IMAGE as u32);
     if px > most {
         return Err(Failure::input(
             format!("--px {px} is too large"),
@@ -101,16 +111,20 @@ fn set_side(model: &mut Model, px: u32) -> Result<(), Failure> {
             format!("the nearest are {below} and {}", below + stride),
         ));
     }
-    model.set_side(px);
+    model.set_side(px)?;
     Ok(())
 }
 
 /// Another mean and deviation.
 fn set_values(model: &mut Model, args: &Import) -> Result<(), Failure> {
-    let channels = usize::from(model.preprocessing.channels);
+    if args.mean.is_none() && args.std.is_none() {
+        return Ok(());
+    }
+    let how = model.preprocessing_mut()?;
+    let channels = usize::from(how.channels);
     let given = [
-        ("--mean", &args.mean, &mut model.preprocessing.mean),
-        ("--std", &args.std, &mut model.preprocessing.std),
+        ("--mean", &args.mean, &mut how.mean),
+        ("--std", &args.std, &mut how.std),
     ];
     for (option, values, place) in given {
         let Some(values) = values else { continue };
@@ -129,23 +143,34 @@ fn set_values(model: &mut Model, args: &Import) -> Result<(), Failure> {
 /// Says what the model is, and what of the file is not used.
 fn tell(model: &Model) -> Result<(), Failure> {
     let network = model.checkpoint.network();
-    let (channels, side) = network.image();
     let architecture = network.architecture();
     say(&format!("{}: {}", model.origin, architecture.summary()))?;
     say(&format!("  {}", numbers(&architecture)))?;
-    let classes = match architecture.classes() {
-        0 => "no classifier".into(),
-        n => format!("{n} classes"),
-    };
-    say(&format!(
-        "  {} parameters; images of {channels} x {side} x {side}; {classes}",
-        thousands(spec::parameters(&network.specs()))
-    ))?;
-    let how = &model.preprocessing;
-    say(&format!(
-        "  images: shorter side to {}, centre of {}, mean {:?}, deviation {:?} of values in 0..1",
-        how.resize, how.crop, how.mean, how.std
-    ))?;
+    let parameters = thousands(spec::parameters(&network.specs()));
+    match &model.preparation {
+        Preparation::Images(how) => {
+            let (channels, side) = architecture.input();
+            let classes = match architecture.classes() {
+                0 => "no classifier".into(),
+                n => format!("{n} classes"),
+            };
+            say(&format!(
+                "  {parameters} parameters; images of {channels} x {side} x {side}; {classes}"
+            ))?;
+            say(&format!(
+                "  images: shorter side to {}, centre of {}, mean {:?}, deviation {:?} of values in 0..1",
+                how.resize, how.crop, how.mean, how.std
+            ))?;
+        }
+        Preparation::Text(tokenizer) => {
+            let token = |id: Option<u32>| id.map_or("none".into(), |id| id.to_string());
+            say(&format!(
+                "  {parameters} parameters; a text begins with token {}, ends with {}",
+                token(tokenizer.bos),
+                token(tokenizer.eos)
+            ))?;
+        }
+    }
     let mut told: Vec<&str> = Vec::new();
     for (_, why) in &model.ignored {
         if told.contains(why) {
@@ -180,8 +205,8 @@ fn numbers(architecture: &Architecture) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
-/// The data to score on; a reference to none without.
-fn data_ref(args: &Import, preprocessing: Preprocessing) -> Result<DataRef, Failure> {
+/// The images to score on; a reference to none without.
+fn images_ref(args: &Import, preprocessing: Preprocessing) -> Result<ImagesRef, Failure> {
     let mut preprocessing = preprocessing;
     let (path, fingerprint) = match &args.data {
         None => (String::new(), String::new()),
@@ -198,7 +223,7 @@ fn data_ref(args: &Import, preprocessing: Preprocessing) -> Result<DataRef, Fail
             (dataset.path.display().to_string(), dataset.fingerprint)
         }
     };
-    Ok(DataRef {
+    Ok(ImagesRef {
         path,
         test_path: None,
         labels: args.labels,
@@ -207,5 +232,26 @@ fn data_ref(args: &Import, preprocessing: Preprocessing) -> Result<DataRef, Fail
         val: args.val,
         test: args.test,
         preprocessing,
+    })
+}
+
+/// An imported language model is scored on text that is named when it is.
+fn text_ref(args: &Import, model: &Model, tokenizer: &TokenizerFiles) -> Result<TextRef, Failure> {
+    if args.data.is_some() {
+        return Err(Failure::input(
+            "--data is for images here, and this is a language model",
+            "import it without, and name the text when it is scored: offshoot eval perplexity RUN --data NAME=PATH",
+        ));
+    }
+    let decoder = network::decoder(model.checkpoint.network())?.decoder();
+    Ok(TextRef {
+        corpus: String::new(),
+        domains: Vec::new(),
+        fingerprint: String::new(),
+        tokenizer: blake3::hash(tokenizer.json()).to_hex().to_string(),
+        split_seed: args.seed,
+        val: args.val,
+        test: args.test,
+        context: decoder.context,
     })
 }

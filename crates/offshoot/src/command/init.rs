@@ -7,7 +7,7 @@ use offshoot_family::recipe::{self, Auto};
 use offshoot_family::{Architecture, Catalog};
 use offshoot_methods::elastic::recipe::{ElasticRecipe, InitRecipe};
 use offshoot_zoo::tensor::Device;
-use offshoot_zoo::{Checkpoint, CheckpointError, Weights, import, start};
+use offshoot_zoo::{Checkpoint, CheckpointError, Preparation, Weights, import, start};
 use serde_json::Value;
 
 use super::images;
@@ -31,7 +31,10 @@ impl Start {
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let (checkpoint, preprocessing) = if path.join("catalog.json").is_file() {
             let catalog = Catalog::open(path)?;
-            (images::checked_parent(path, &catalog)?, catalog.data.preprocessing)
+            (
+                images::checked_parent(path, &catalog)?,
+                preprocessing(&images::preparation(path, &catalog)?, path)?,
+            )
         } else {
             let model = import::open(path, None).map_err(|error| match error {
                 CheckpointError::Unsupported {
@@ -55,7 +58,8 @@ impl Start {
                 }
                 other => other.into(),
             })?;
-            (model.checkpoint, model.preprocessing)
+            let how = preprocessing(&model.preparation, path)?;
+            (model.checkpoint, how)
         };
         Ok(Self {
             path: path.to_owned(),
@@ -173,7 +177,8 @@ impl Start {
     /// The architecture as a recipe has it: without a classifier, its image side left to the crops.
     fn parent(&self) -> Architecture {
         let network = self.checkpoint.network();
-        network.architecture().with_input(network.image().0, 0).headless()
+        let (channels, _) = network.architecture().input();
+        network.architecture().with_input(channels, 0).headless()
     }
 
     /// Its weights for the network of a resolved recipe.
@@ -189,6 +194,17 @@ impl Start {
             network.as_ref(),
             device,
         ))
+    }
+}
+
+/// How a model to start from wants its images.
+fn preprocessing(preparation: &Preparation, path: &Path) -> Result<Preprocessing, Failure> {
+    match preparation {
+        Preparation::Images(how) => Ok(how.clone()),
+        Preparation::Text(_) => Err(Failure::input(
+            format!("{} is a language model, and the recipe is for images", path.display()),
+            "start from it with a recipe of `method = \"language\"`",
+        )),
     }
 }
 

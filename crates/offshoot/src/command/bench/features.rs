@@ -9,7 +9,7 @@ use offshoot_eval::{ChildFeatures, EvalError, extract};
 use offshoot_family::Architecture;
 use offshoot_family::catalog::Preprocessing;
 use offshoot_zoo::tensor::Device;
-use offshoot_zoo::{Checkpoint, Network, Weight, Weights, checkpoint};
+use offshoot_zoo::{Backbone, Checkpoint, Preparation, Weight, Weights, checkpoint};
 use serde_json::json;
 
 use super::{Seconds, at_least_one, fits, noise, vit};
@@ -83,10 +83,10 @@ pub fn run(args: &BenchFeatures) -> Result<(), Failure> {
 }
 
 /// The model to time and its name: a folder, or a fresh one, saved if that was asked for.
-fn subject(args: &BenchFeatures, device: &Device) -> Result<(String, Box<dyn Network>, Weights), Failure> {
+fn subject(args: &BenchFeatures, device: &Device) -> Result<(String, Box<dyn Backbone>, Weights), Failure> {
     if let Some(folder) = &args.subject.child {
         let checkpoint = Checkpoint::open(folder)?;
-        let network = offshoot_zoo::open(&checkpoint.network().architecture())?;
+        let network = offshoot_zoo::backbone(&checkpoint.network().architecture())?;
         return Ok((folder.display().to_string(), network, checkpoint.weights(device)?));
     }
     let case = args.subject.case.expect("clap asks for a folder or a case");
@@ -95,7 +95,7 @@ fn subject(args: &BenchFeatures, device: &Device) -> Result<(String, Box<dyn Net
         Model::CpuM => ("cpu-m", (384, 12, 64, 4), 32),
         Model::VitS16 => ("vit-s16", (384, 12, 64, 16), 224),
     };
-    let network = offshoot_zoo::open(&Architecture::Vit(vit(numbers, image, 0.0)))?;
+    let network = offshoot_zoo::backbone(&Architecture::Vit(vit(numbers, image, 0.0)))?;
     let mut weights = offshoot_zoo::initialise(&network.specs(), 0, device);
     for spec in network.specs().iter().filter(|spec| spec.name.ends_with(".gamma")) {
         let values = vec![LAYER_SCALE; spec.elements()];
@@ -107,7 +107,7 @@ fn subject(args: &BenchFeatures, device: &Device) -> Result<(String, Box<dyn Net
     Ok((name.into(), network, weights))
 }
 
-fn save(network: &dyn Network, weights: &Weights, image: usize, folder: &Path) -> Result<(), Failure> {
+fn save(network: &dyn Backbone, weights: &Weights, image: usize, folder: &Path) -> Result<(), Failure> {
     if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         let message = format!("{} is not empty", folder.display());
         return Err(Failure::input(message, "choose another folder"));
@@ -117,7 +117,7 @@ fn save(network: &dyn Network, weights: &Weights, image: usize, folder: &Path) -
         crop: image as u32,
         ..Preprocessing::default()
     };
-    checkpoint::save(network, weights, &preprocessing, folder)?;
+    checkpoint::save(network, weights, &Preparation::Images(preprocessing), folder)?;
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use offshoot_methods::elastic::cost::{self, StepShape};
 use offshoot_methods::elastic::heads::Heads;
 use offshoot_methods::elastic::step::{Batch, Elastic, LossRecipe, Objective};
 use offshoot_methods::train::optimizer::{self, AdamW, Rate};
-use offshoot_zoo::Network;
+use offshoot_zoo::Backbone;
 use offshoot_zoo::materialize::compile;
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::Device;
@@ -37,7 +37,7 @@ const TEACHER_TEMPERATURE: f64 = 0.05;
 /// Numbers of one case.
 struct Problem {
     name: &'static str,
-    network: Box<dyn Network>,
+    network: Box<dyn Backbone>,
     heads: Heads,
     shape: StepShape,
     /// The elastic student.
@@ -138,7 +138,7 @@ impl Numbers {
 impl Problem {
     fn new(case: Case) -> Result<Self, Failure> {
         let numbers = Numbers::of(case);
-        let network = offshoot_zoo::open(&numbers.parent)?;
+        let network = offshoot_zoo::backbone(&numbers.parent)?;
         let (hidden, bottleneck, first) = numbers.heads;
         let heads = Heads {
             feature: network.feature(),
@@ -208,8 +208,8 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
     let problem = Problem::new(args.case)?;
     let network = problem.network.as_ref();
     let view = network.child(&problem.elastic, "")?;
-    let child = offshoot_zoo::open(&view.child)?;
-    let elastic = [(offshoot_zoo::open(&view.child)?, 1.0)];
+    let child = offshoot_zoo::backbone(&view.child)?;
+    let elastic = [(offshoot_zoo::backbone(&view.child)?, 1.0)];
     let cost = cost::step(network, &problem.heads, problem.shape, &elastic);
     if machine.name == "cpu" {
         fits(problem.name, cost.bytes(), "a smaller --case")?;

@@ -1,6 +1,10 @@
 //! Families of networks by name and numbers, as plain data; what they compute is the zoo's business.
 
+mod decoder;
+
 use serde::{Deserialize, Serialize};
+
+pub use decoder::{Decoder, DecoderKind, RopeScaling};
 
 /// A network by family name and numbers. The zoo has one module per variant and is the only place that tells them apart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,6 +17,8 @@ pub enum Architecture {
     Swin(Swin),
     /// A residual network of bottleneck blocks: the layout of timm's `resnet`, or Hugging Face's `ResNetModel`.
     ResNet(ResNet),
+    /// A decoder language model: the layout of Hugging Face's `GPT2LMHeadModel` or `LlamaForCausalLM`.
+    Decoder(Decoder),
 }
 
 /// The numbers of a vision transformer (POA section 3.1; DINOv2's layout).
@@ -459,15 +465,27 @@ impl Architecture {
                 net.width,
                 blocks(&net.depths)
             ),
+            Self::Decoder(decoder) => {
+                let kind = match decoder.kind {
+                    DecoderKind::Gpt2 => "GPT-2",
+                    DecoderKind::Llama => "Llama",
+                };
+                format!(
+                    "a decoder of the {kind} kind, of width {} and depth {}",
+                    decoder.width, decoder.depth
+                )
+            }
         }
     }
 
-    /// Native image: channels and side in pixels. Both are 0 where they are still to be given by a recipe's data and crops.
+    /// Native image: channels and side in pixels. Both are 0 where they are still to be given by a recipe's data and crops, and for
+    /// a network that takes none.
     pub fn input(&self) -> (usize, usize) {
         match self {
             Self::Vit(Vit { channels, image, .. })
             | Self::Swin(Swin { channels, image, .. })
             | Self::ResNet(ResNet { channels, image, .. }) => (*channels, *image),
+            Self::Decoder(_) => (0, 0),
         }
     }
 
@@ -477,6 +495,7 @@ impl Architecture {
             Self::Vit(Vit { classes, .. })
             | Self::Swin(Swin { classes, .. })
             | Self::ResNet(ResNet { classes, .. }) => *classes,
+            Self::Decoder(_) => 0,
         }
     }
 
@@ -489,17 +508,19 @@ impl Architecture {
             | Self::ResNet(ResNet { classes, .. }) => {
                 *classes = 0;
             }
+            Self::Decoder(_) => {}
         }
         self
     }
 
-    /// The same network for images of other channels and side. Learned positions are another matter: see the zoo.
+    /// The same network for images of other channels and side, if it takes any. Learned positions are another matter: see the zoo.
     #[must_use]
     pub fn with_input(mut self, channels: usize, image: usize) -> Self {
         let (c, i) = match &mut self {
             Self::Vit(vit) => (&mut vit.channels, &mut vit.image),
             Self::Swin(swin) => (&mut swin.channels, &mut swin.image),
             Self::ResNet(net) => (&mut net.channels, &mut net.image),
+            Self::Decoder(_) => return self,
         };
         (*c, *i) = (channels, image);
         self

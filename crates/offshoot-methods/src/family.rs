@@ -8,11 +8,15 @@ use offshoot_family::files::write_atomic;
 use offshoot_family::{Catalog, CatalogError, Child, ParentRef, Space, View};
 use offshoot_zoo::checkpoint::{self, Checkpoint, CheckpointError};
 use offshoot_zoo::network::NetworkError;
-use offshoot_zoo::{Network, Weights, spec};
+use offshoot_zoo::{Network, Preparation, Weights, spec};
 
-/// Name of the metric that children are compared by, with and without labels.
-pub fn score_name(labels: bool) -> &'static str {
-    if labels { "knn@20" } else { "agreement@20" }
+/// Name of the metric that children are compared by: of images with and without labels, and of text.
+pub fn score_name(data: &DataRef) -> &'static str {
+    match data {
+        DataRef::Images(images) if images.labels => "knn@20",
+        DataRef::Images(_) => "agreement@20",
+        DataRef::Text(_) => "perplexity",
+    }
 }
 
 /// Why a family cannot be written.
@@ -38,8 +42,23 @@ pub enum FamilyError {
     },
 }
 
-/// Writes `parent/`, `views/` and, last, `catalog.json` into `folder`. Every child of `space` is entered with what it costs;
-/// nothing is measured yet. Without `alpha` slices are not scaled: the children of a run that was trained so.
+/// What a family is besides its parent.
+#[derive(Clone, Debug)]
+pub struct Made<'a> {
+    /// The method that made it.
+    pub method: &'a str,
+    /// The shapes of its children.
+    pub space: &'a Space,
+    /// Whether slices are scaled: children are what they were in training.
+    pub alpha: bool,
+    /// What it was trained and is measured on.
+    pub data: DataRef,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+/// Writes `parent/`, `views/` and, last, `catalog.json` into `folder`. Every child of the space is entered with what it costs;
+/// nothing is measured yet.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -47,28 +66,25 @@ pub fn write(
     folder: &Path,
     network: &dyn Network,
     parent: &Weights,
-    space: &Space,
-    alpha: bool,
-    data: DataRef,
-    seed: u64,
+    preparation: &Preparation,
+    made: Made<'_>,
 ) -> Result<Catalog, FamilyError> {
-    checkpoint::save(network, parent, &data.preprocessing, &folder.join("parent"))?;
-    enter(folder, "elastic", space, alpha, data, seed)
+    checkpoint::save(network, parent, preparation, &folder.join("parent"))?;
+    enter(folder, made)
 }
 
-/// Enters the children of `space` of the parent that lies in `folder/parent` already, as the family that `method` made: `views/`
-/// and, last, `catalog.json`.
+/// Enters the children of the parent that lies in `folder/parent` already: `views/` and, last, `catalog.json`.
 ///
 /// # Errors
 /// If the parent cannot be read, or a file cannot be written.
-pub fn enter(
-    folder: &Path,
-    method: &str,
-    space: &Space,
-    alpha: bool,
-    data: DataRef,
-    seed: u64,
-) -> Result<Catalog, FamilyError> {
+pub fn enter(folder: &Path, made: Made<'_>) -> Result<Catalog, FamilyError> {
+    let Made {
+        method,
+        space,
+        alpha,
+        data,
+        seed,
+    } = made;
     let saved = Checkpoint::open(&folder.join("parent"))?;
     let hash = saved.hash()?;
     let mut children = Vec::with_capacity(space.count());
@@ -85,7 +101,7 @@ pub fn enter(
         children.push(Child {
             name: child.familiar_name().map(str::to_owned),
             parameters: spec::parameters(&child.specs()),
-            macs: child.macs(child.image().1),
+            macs: child.example_macs(),
             bytes: child.layout().bytes(),
             source: ChildSource::View(file),
             scorecards: Vec::new(),
@@ -104,7 +120,7 @@ pub fn enter(
             architecture: saved.network().architecture(),
         },
         space: Some(space.clone()),
-        score: score_name(data.labels).into(),
+        score: score_name(&data).into(),
         data,
         children,
     };
