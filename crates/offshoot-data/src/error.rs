@@ -24,6 +24,61 @@ pub enum DataError {
         /// What was found instead.
         found: String,
     },
+    /// A place that should hold documents holds none.
+    #[error("{place}: no text found ({found})")]
+    NoText {
+        /// The path.
+        place: String,
+        /// What was found instead.
+        found: String,
+    },
+    /// More damaged documents than the settings allow.
+    #[error(
+        "{place}: {damaged} of {of} documents are damaged, more than the share of {limit} that is allowed; the first: {}",
+        first.join("; ")
+    )]
+    TooManyDamagedDocuments {
+        /// The path that the documents were read from.
+        place: String,
+        /// Damaged documents.
+        damaged: u64,
+        /// All documents, empty ones among them.
+        of: u64,
+        /// The share allowed.
+        limit: f64,
+        /// `place (reason)` of the first few.
+        first: Vec<String>,
+    },
+    /// A tokenizer that cannot be read, trained or used.
+    #[error("{place}: {reason}")]
+    Tokenizer {
+        /// The file, or the text that was to be encoded.
+        place: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file of a format that this version does not know yet.
+    #[error("{place}: its format {found} is newer than {known}, the newest that this version reads")]
+    NewerFormat {
+        /// The file.
+        place: String,
+        /// The format's number.
+        found: u64,
+        /// The newest number known.
+        known: u64,
+    },
+    /// A folder that is to be written already holds something.
+    #[error("{place}: already exists")]
+    Exists {
+        /// The path.
+        place: String,
+    },
+    /// Text that changed between two readings of it.
+    #[error("{place}: changed while it was read")]
+    Changed {
+        /// The path.
+        place: String,
+    },
     /// A path whose content is none of the known formats.
     #[error("{place}: not a format that can be read")]
     Unrecognized {
@@ -142,6 +197,20 @@ impl DataError {
                 "give a folder of images (jpg, png, webp, bmp, gif, tiff, pnm), IDX files, CIFAR binary files, parquet \
                  files or tar shards; archives such as .zip must be unpacked first"
             }
+            Self::NoText { .. } => {
+                "give a .txt, .jsonl (each line an object with `text`), .jsonl.gz, .jsonl.zst or .parquet file (column \
+                 `text`), or a folder of them; one plain file is one document, and blank documents do not count"
+            }
+            Self::TooManyDamagedDocuments { .. } => {
+                "look at the places named: text is UTF-8, and each JSON line an object with a string `text`; or allow a \
+                 larger share of damaged documents"
+            }
+            Self::Tokenizer { .. } => {
+                "give a tokenizer.json of the tokenizers library, or train one with `offshoot tokenizer train`"
+            }
+            Self::NewerFormat { .. } => "use a newer version of offshoot, or make the files again with this one",
+            Self::Exists { .. } => "choose another folder, or remove this one first",
+            Self::Changed { .. } => "wait until nothing writes to it, then start again",
             Self::Unrecognized { .. } => {
                 "give an image folder, an IDX images file, a CIFAR .bin file, a .parquet file or a .tar shard (not compressed)"
             }

@@ -16,6 +16,7 @@ pub mod sheet;
 pub mod source;
 pub mod split;
 pub mod summary;
+pub mod text;
 
 pub use augment::evaluation::Prepare;
 pub use augment::{Blur, CropSpec, Crops, MultiCrop};
@@ -28,5 +29,5 @@ pub use mask::BlockMasks;
 pub use offshoot_family::catalog::Preprocessing;
 pub use rng::Rng;
 pub use source::{Labels, Source, open};
-pub use split::{SplitShares, Splits, content_hashes, split};
+pub use split::{Split, SplitShares, Splits, content_hashes, split};
 pub use summary::{Summary, summarize};

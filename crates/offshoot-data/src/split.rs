@@ -26,6 +26,69 @@ pub struct Splits {
     pub test: Vec<usize>,
 }
 
+/// A part of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// For training.
+    Train,
+    /// For choosing among models while training or searching.
+    Val,
+    /// For the numbers that are reported.
+    Test,
+}
+
+impl Split {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Val, Self::Test];
+
+    /// Its name in files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Val => "val",
+            Self::Test => "test",
+        }
+    }
+}
+
+impl SplitShares {
+    /// Whether the shares can be met.
+    ///
+    /// # Errors
+    /// [`DataError::Config`] where one is negative or both together exceed 1.
+    pub fn check(self) -> Result<(), DataError> {
+        let Self { val, test } = self;
+        if val >= 0.0 && test >= 0.0 && val + test <= 1.0 {
+            return Ok(());
+        }
+        let reason = format!("val {val} and test {test} must not be negative, nor exceed 1 together");
+        Err(DataError::config("split", reason))
+    }
+
+    /// The part of content with this hash.
+    pub(crate) fn split_of(self, hash: &[u8; 32], seed: u64) -> Split {
+        let at = unit(b"offshoot split 1", seed, hash);
+        if at < self.val {
+            Split::Val
+        } else if at < self.val + self.test {
+            Split::Test
+        } else {
+            Split::Train
+        }
+    }
+}
+
+/// A number in `[0, 1)` that depends on content, seed and purpose alone.
+pub(crate) fn unit(purpose: &[u8], seed: u64, hash: &[u8; 32]) -> f64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(purpose).update(&seed.to_le_bytes()).update(hash);
+    let mut word = [0; 8];
+    word.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    (u64::from_le_bytes(word) >> 11) as f64 / (1u64 << 53) as f64
+}
+
 /// Divides examples by their content hashes.
 ///
 /// Each example falls on its side by its own content, the seed and the shares alone: equal contents are never on two
@@ -35,27 +98,13 @@ pub struct Splits {
 /// # Errors
 /// [`DataError::Config`] where a share is negative or both together exceed 1.
 pub fn split(hashes: &[[u8; 32]], seed: u64, shares: SplitShares) -> Result<Splits, DataError> {
-    let SplitShares { val, test } = shares;
-    if !(val >= 0.0 && test >= 0.0 && val + test <= 1.0) {
-        let reason = format!("val {val} and test {test} must not be negative, nor exceed 1 together");
-        return Err(DataError::config("split", reason));
-    }
+    shares.check()?;
     let mut splits = Splits::default();
     for (index, hash) in hashes.iter().enumerate() {
-        let mut hasher = blake3::Hasher::new();
-        hasher
-            .update(b"offshoot split 1")
-            .update(&seed.to_le_bytes())
-            .update(hash);
-        let mut word = [0; 8];
-        word.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-        let at = (u64::from_le_bytes(word) >> 11) as f64 / (1u64 << 53) as f64;
-        if at < val {
-            splits.val.push(index);
-        } else if at < val + test {
-            splits.test.push(index);
-        } else {
-            splits.train.push(index);
+        match shares.split_of(hash, seed) {
+            Split::Train => splits.train.push(index),
+            Split::Val => splits.val.push(index),
+            Split::Test => splits.test.push(index),
         }
     }
     Ok(splits)

@@ -41,8 +41,8 @@ impl Folder {
             classes: Vec::new(),
             skipped: 0,
         };
-        let mut ancestors = vec![canonical(root)?];
-        found.list(Path::new(""), &mut ancestors)?;
+        let listing = list(root, &|path| has_extension(path, EXTENSIONS))?;
+        (found.files, found.skipped) = (listing.files, listing.skipped);
         if found.files.is_empty() {
             let found = format!("{} other files", found.skipped);
             return Err(DataError::Empty {
@@ -50,7 +50,6 @@ impl Folder {
                 found,
             });
         }
-        found.files.sort();
         if labels == Labels::Use {
             found.take_labels()?;
         }
@@ -80,39 +79,6 @@ impl Folder {
         })
     }
 
-    fn list(&mut self, below: &Path, ancestors: &mut Vec<PathBuf>) -> Result<(), DataError> {
-        let folder = self.root.join(below);
-        if ancestors.len() > MAX_DEPTH {
-            let reason = format!("folders are nested more than {MAX_DEPTH} deep");
-            return Err(DataError::damaged(folder.display().to_string(), reason));
-        }
-        for entry in fs::read_dir(&folder).map_err(|e| DataError::io(&folder, e))? {
-            let entry = entry.map_err(|e| DataError::io(&folder, e))?;
-            let relative = below.join(entry.file_name());
-            let path = entry.path();
-            let kind = entry.file_type().map_err(|e| DataError::io(&path, e))?;
-            let is_hidden = file_name(&path).starts_with('.');
-            let is_folder = if kind.is_symlink() {
-                path.is_dir()
-            } else {
-                kind.is_dir()
-            };
-            if is_folder && !is_hidden {
-                let target = canonical(&path)?;
-                if !ancestors.contains(&target) {
-                    ancestors.push(target);
-                    self.list(&relative, ancestors)?;
-                    ancestors.pop();
-                }
-            } else if !is_folder && !is_hidden && has_extension(&path, EXTENSIONS) {
-                self.files.push(relative);
-            } else if !is_folder {
-                self.skipped += 1;
-            }
-        }
-        Ok(())
-    }
-
     fn take_labels(&mut self) -> Result<(), DataError> {
         for file in &self.files {
             let mut parts = file.components();
@@ -140,6 +106,71 @@ impl Folder {
             .ok_or_else(|| out_of_range(&self.root, index, self.files.len()))?;
         Ok(self.root.join(file))
     }
+}
+
+/// What lies below a folder.
+pub(crate) struct Listing {
+    /// The files wanted, relative to the folder, in the order of their paths.
+    pub(crate) files: Vec<PathBuf>,
+    /// Other files that are not hidden.
+    pub(crate) skipped: usize,
+}
+
+/// Lists the files below `root` whose path is wanted. Links are followed, but not round in circles; hidden files and
+/// folders are passed over.
+pub(crate) fn list(root: &Path, is_wanted: &dyn Fn(&Path) -> bool) -> Result<Listing, DataError> {
+    let mut listing = Listing {
+        files: Vec::new(),
+        skipped: 0,
+    };
+    list_below(
+        root,
+        Path::new(""),
+        &mut vec![canonical(root)?],
+        is_wanted,
+        &mut listing,
+    )?;
+    listing.files.sort();
+    Ok(listing)
+}
+
+fn list_below(
+    root: &Path,
+    below: &Path,
+    ancestors: &mut Vec<PathBuf>,
+    is_wanted: &dyn Fn(&Path) -> bool,
+    listing: &mut Listing,
+) -> Result<(), DataError> {
+    let folder = root.join(below);
+    if ancestors.len() > MAX_DEPTH {
+        let reason = format!("folders are nested more than {MAX_DEPTH} deep");
+        return Err(DataError::damaged(folder.display().to_string(), reason));
+    }
+    for entry in fs::read_dir(&folder).map_err(|e| DataError::io(&folder, e))? {
+        let entry = entry.map_err(|e| DataError::io(&folder, e))?;
+        let relative = below.join(entry.file_name());
+        let path = entry.path();
+        let kind = entry.file_type().map_err(|e| DataError::io(&path, e))?;
+        let is_hidden = file_name(&path).starts_with('.');
+        let is_folder = if kind.is_symlink() {
+            path.is_dir()
+        } else {
+            kind.is_dir()
+        };
+        if is_folder && !is_hidden {
+            let target = canonical(&path)?;
+            if !ancestors.contains(&target) {
+                ancestors.push(target);
+                list_below(root, &relative, ancestors, is_wanted, listing)?;
+                ancestors.pop();
+            }
+        } else if !is_folder && !is_hidden && is_wanted(&path) {
+            listing.files.push(relative);
+        } else if !is_folder {
+            listing.skipped += 1;
+        }
+    }
+    Ok(())
 }
 
 fn canonical(path: &Path) -> Result<PathBuf, DataError> {

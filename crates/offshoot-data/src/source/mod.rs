@@ -171,7 +171,7 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 }
 
 /// A path's last component, for names and messages.
-fn file_name(path: &Path) -> String {
+pub(crate) fn file_name(path: &Path) -> String {
     path.file_name()
         .unwrap_or(path.as_os_str())
         .to_string_lossy()
@@ -179,7 +179,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// Whether a path ends in one of the extensions, in any case.
-fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+pub(crate) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     path.extension()
         .is_some_and(|own| extensions.iter().any(|e| own.eq_ignore_ascii_case(e)))
 }

@@ -47,16 +47,17 @@ pub struct Parquet {
     cache: Mutex<VecDeque<(Key, Arc<Window>)>>,
 }
 
-struct Part {
-    path: PathBuf,
+/// A file, and the one column of it that is read.
+pub(crate) struct Part {
+    pub(crate) path: PathBuf,
     metadata: Arc<ParquetMetaData>,
-    image: usize,
-    groups: Vec<Group>,
+    column: usize,
+    pub(crate) groups: Vec<Group>,
     rows: usize,
 }
 
-struct Group {
-    rows: usize,
+pub(crate) struct Group {
+    pub(crate) rows: usize,
     /// Rows a window.
     window: usize,
 }
@@ -95,7 +96,12 @@ impl Parquet {
         };
         let mut names = None;
         for path in files {
-            let (part, features) = guarded(path, || open_part(path))?;
+            let (part, features) = guarded(path, || {
+                open_part(path, |metadata, features| {
+                    image_column(metadata, features)
+                        .ok_or("no column holds images (a binary column, or a struct with `bytes`)")
+                })
+            })?;
             if labels == Labels::Use {
                 let (column, own_names) = label_column(&part, &features)?;
                 found.labels.extend(guarded(path, || read_labels(&part, column))?);
@@ -240,7 +246,7 @@ impl Source for Parquet {
 }
 
 /// Runs code of the parquet reader, whose errors, and panics over corrupt files, become errors that name the file.
-fn guarded<T>(path: &Path, run: impl FnOnce() -> Result<T, Failure>) -> Result<T, DataError> {
+pub(crate) fn guarded<T>(path: &Path, run: impl FnOnce() -> Result<T, Failure>) -> Result<T, DataError> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(Failure::Own(error))) => Err(*error),
@@ -255,7 +261,8 @@ fn guarded<T>(path: &Path, run: impl FnOnce() -> Result<T, Failure>) -> Result<T
     }
 }
 
-enum Failure {
+/// Why a parquet file could not be read.
+pub(crate) enum Failure {
     Own(Box<DataError>),
     Parquet(ParquetError),
 }
@@ -279,7 +286,10 @@ struct Features {
     labels: Vec<(String, Vec<String>)>,
 }
 
-fn open_part(path: &Path) -> Result<(Part, Features), Failure> {
+fn open_part(
+    path: &Path,
+    choose: impl Fn(&ParquetMetaData, &Features) -> Result<usize, &'static str>,
+) -> Result<(Part, Features), Failure> {
     let place = path.display().to_string();
     let damaged = |reason: String| DataError::damaged(&place, reason);
     let file = File::open(path).map_err(|e| DataError::io(path, e))?;
@@ -289,14 +299,13 @@ fn open_part(path: &Path) -> Result<(Part, Features), Failure> {
     }
     let metadata = Arc::new(SerializedFileReader::new(file)?.metadata().clone());
     let features = features(&metadata);
-    let image = image_column(&metadata, &features)
-        .ok_or_else(|| damaged("no column holds images (a binary column, or a struct with `bytes`)".into()))?;
+    let wanted = choose(&metadata, &features).map_err(|reason| damaged(reason.into()))?;
     let mut groups = Vec::new();
     let mut rows = 0u64;
     for (number, group) in metadata.row_groups().iter().enumerate() {
         let column = group
             .columns()
-            .get(image)
+            .get(wanted)
             .ok_or_else(|| damaged(format!("row group {number} lacks columns")))?;
         let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
         let sizes = [
@@ -329,12 +338,29 @@ fn open_part(path: &Path) -> Result<(Part, Features), Failure> {
         Part {
             path: path.to_path_buf(),
             metadata,
-            image,
+            column: wanted,
             groups,
             rows: rows as usize,
         },
         features,
     ))
+}
+
+/// Opens a file for its column `text`: strings or plain bytes, one a row.
+pub(crate) fn open_text(path: &Path) -> Result<Part, DataError> {
+    guarded(path, || open_part(path, |metadata, _| text_column(metadata))).map(|(part, _)| part)
+}
+
+fn text_column(metadata: &ParquetMetaData) -> Result<usize, &'static str> {
+    let schema = metadata.file_metadata().schema_descr();
+    let is_text = |&number: &usize| {
+        let column = schema.column(number);
+        let parts = schema.columns()[number].path().parts();
+        column.physical_type() == Physical::BYTE_ARRAY && column.max_rep_level() == 0 && parts == ["text"]
+    };
+    (0..schema.num_columns())
+        .find(is_text)
+        .ok_or("no column of strings is called `text`")
 }
 
 fn features(metadata: &ParquetMetaData) -> Features {
@@ -429,6 +455,50 @@ fn label_column(part: &Part, features: &Features) -> Result<(usize, Option<Vec<S
     })
 }
 
+/// The rows of one row group, one after the other.
+pub(crate) struct Rows {
+    reader: parquet::column::reader::ColumnReaderImpl<parquet::data_type::ByteArrayType>,
+    max_level: i16,
+    values: Vec<parquet::data_type::ByteArray>,
+    levels: Vec<i16>,
+}
+
+impl Rows {
+    /// The rows of row group `group`.
+    pub(crate) fn open(part: &Part, group: usize) -> Result<Self, DataError> {
+        guarded(&part.path, || {
+            let chunk = part.metadata.row_group(group).column(part.column);
+            let max_level = chunk.column_descr().max_def_level();
+            let ColumnReader::ByteArrayColumnReader(reader) = column_reader(part, group, part.column)? else {
+                let place = part.path.display().to_string();
+                return Err(DataError::damaged(place, "the column `text` changed its type").into());
+            };
+            Ok(Self {
+                reader,
+                max_level,
+                values: Vec::new(),
+                levels: Vec::new(),
+            })
+        })
+    }
+
+    /// The next row: no row at the end, no bytes where it is null. After an error there is nothing more to read.
+    pub(crate) fn next(&mut self, path: &Path) -> Result<Option<Option<parquet::data_type::ByteArray>>, DataError> {
+        guarded(path, || {
+            self.values.clear();
+            self.levels.clear();
+            let (rows, ..) = self
+                .reader
+                .read_records(1, Some(&mut self.levels), None, &mut self.values)?;
+            if rows == 0 {
+                return Ok(None);
+            }
+            let is_null = self.levels.first().is_some_and(|&level| level != self.max_level);
+            Ok(Some(if is_null { None } else { self.values.pop() }))
+        })
+    }
+}
+
 /// A reader of one column of one row group with a file handle of its own, so that threads do not share an offset.
 fn column_reader(part: &Part, group: usize, column: usize) -> Result<ColumnReader, Failure> {
     let file = File::open(&part.path).map_err(|e| DataError::io(&part.path, e))?;
@@ -476,10 +546,10 @@ fn read_rows(part: &Part, group: usize, first: usize, count: usize, keep: usize)
     let max_level = part
         .metadata
         .row_group(group)
-        .column(part.image)
+        .column(part.column)
         .column_descr()
         .max_def_level();
-    let ColumnReader::ByteArrayColumnReader(mut reader) = column_reader(part, group, part.image)? else {
+    let ColumnReader::ByteArrayColumnReader(mut reader) = column_reader(part, group, part.column)? else {
         return Err(DataError::damaged(part.path.display().to_string(), "the image column changed its type").into());
     };
     if reader.skip_records(first)? != first {
