@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use offshoot_family::files::write_atomic;
 
 /// What a run writes into its folder; `--overwrite` removes these and nothing else.
-const OWN: [&str; 9] = [
+const OWN: [&str; 11] = [
     "recipe.toml",
     "metrics.jsonl",
     "timing.jsonl",
@@ -16,6 +16,8 @@ const OWN: [&str; 9] = [
     "views",
     "catalog.json",
     "report.html",
+    "corpus",
+    "samples.jsonl",
     "lock",
 ];
 

@@ -35,7 +35,7 @@ pub fn run(args: &Pretrain, path: &Path, overrides: &[String]) -> Result<Exit, F
         dry_run(recipe, args.rate)?;
         return Ok(Exit::Done);
     }
-    super::launch(args, |_| ready(args, recipe, start.as_ref()))
+    super::launch(args, || ready(args, recipe, start.as_ref()), |ready, _| Ok(ready))
 }
 
 /// The run in `run` again.
@@ -273,12 +273,7 @@ fn probe_images(recipe: &ElasticRecipe, dataset: &Dataset, data: &ImagesRef) -> 
 
 /// Prints what a run would be, do and cost. No model is allocated.
 fn dry_run(mut recipe: ElasticRecipe, rate: f64) -> Result<(), Failure> {
-    if !(rate.is_finite() && rate > 0.0) {
-        return Err(Failure::input(
-            format!("--rate {rate} is no rate"),
-            "give TFLOP/s above 0, such as 100",
-        ));
-    }
+    super::check_rate(rate)?;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let mut known = None;
     if Path::new(&recipe.data.path).exists() && !recipe.data.path.is_empty() {
