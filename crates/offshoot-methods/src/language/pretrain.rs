@@ -88,7 +88,6 @@ pub struct LanguageLearner {
     batches: Batches,
     /// The windows that probes score, each with the number of its domain.
     val: Vec<Window>,
-    device: Device,
 }
 
 impl LanguageLearner {
@@ -118,7 +117,6 @@ impl LanguageLearner {
             batches,
             val: spread(val, recipe.probe.windows)?,
             network,
-            device: device.clone(),
             recipe: recipe.clone(),
         })
     }

@@ -74,8 +74,8 @@ pub fn read_recipe(path: &Path, overrides: &[String]) -> Result<ElasticRecipe, F
         Some(family) => ElasticRecipe::of_family(family).ok_or_else(|| {
             let known = offshoot_zoo::registry::FAMILIES.join(", ");
             Failure::input(
-                format!("{origin}: `parent.family`: there is no architecture `{family}`"),
-                format!("there are {known}"),
+                format!("{origin}: `parent.family`: there is no architecture `{family}` for images"),
+                format!("there are {known}; a decoder is trained by `method = \"language\"`"),
             )
         })?,
     };

@@ -57,7 +57,11 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
     let text = read(path)?;
     match recipe::given(&text, overrides, "method").as_deref() {
         Some(language::METHOD) => text::run(args, path, &text, overrides),
-        _ => images::run(args, path, overrides),
+        None | Some("elastic") => images::run(args, path, overrides),
+        Some(other) => Err(Failure::input(
+            format!("{}: there is no method `{other}`", path.display()),
+            "there are `elastic`, for images, and `language`, for text",
+        )),
     }
 }
 

@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
 use offshoot_data::Split as Part;
 use offshoot_data::SplitShares;
 use offshoot_data::text::{
     Algorithm, Batches, Corpus, CorpusOptions, Documents, Domain, Draw, Tokenizer, Training, WindowOptions, Windows,
 };
 use offshoot_family::catalog::{DataRef, DomainRef, TextRef};
-use offshoot_family::recipe::{self, Auto};
+use offshoot_family::recipe;
 use offshoot_family::{Architecture, Catalog};
 use offshoot_methods::elastic::recipe::InitRecipe;
 use offshoot_methods::family::{self, Made};
@@ -147,6 +146,12 @@ fn new_recipe(
     overrides: &[String],
 ) -> Result<(LanguageRecipe, Option<Start>), Failure> {
     let origin = path.display().to_string();
+    if let Some(family) = recipe::given(text, overrides, "parent.family").filter(|family| family != "decoder") {
+        return Err(Failure::input(
+            format!("{origin}: `parent.family`: a `{family}` reads no text"),
+            "language models are of the family `decoder`, of the kind `gpt2` or `llama`",
+        ));
+    }
     let named = recipe::given(text, overrides, "init.path").filter(|path| !path.is_empty());
     let mut default = LanguageRecipe::default();
     let Some(init) = args.init.clone().or(named.map(Into::into)) else {
@@ -210,12 +215,22 @@ fn check(args: &Pretrain, mut recipe: LanguageRecipe, start: Option<Start>) -> R
             }
         }
     }
-    let tokenizer = if data.tokenizer.is_empty() {
-        start.as_ref().map(Start::tokenizer).transpose()?
-    } else {
+    let mut tokenizer = start.as_ref().map(Start::tokenizer).transpose()?;
+    if !data.tokenizer.is_empty() {
         data.tokenizer = absolute(Path::new(&data.tokenizer));
-        Some(Tokenizer::open(Path::new(&data.tokenizer))?)
-    };
+        let named = Tokenizer::open(Path::new(&data.tokenizer))?;
+        if tokenizer.as_ref().is_some_and(|own| own.hash() != named.hash()) {
+            return Err(Failure::input(
+                format!(
+                    "{} ({} tokens) is another tokenizer than that of the model to start from",
+                    data.tokenizer,
+                    named.vocabulary()
+                ),
+                "leave `data.tokenizer` out: the model's embeddings belong to its own",
+            ));
+        }
+        tokenizer = Some(named);
+    }
     Ok(Checked {
         machine,
         recipe,
