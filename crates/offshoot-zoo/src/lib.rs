@@ -8,6 +8,7 @@
 
 mod block;
 pub mod checkpoint;
+pub mod gguf;
 pub mod import;
 pub mod layout;
 pub mod materialize;
