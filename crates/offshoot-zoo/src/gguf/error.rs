@@ -77,9 +77,9 @@ impl GgufError {
     /// What to do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Version { .. } => {
-                Some("versions 2 and 3 in little-endian order are read: convert the model again with a newer program".into())
-            }
+            Self::Version { .. } => Some(
+                "versions 2 and 3 in little-endian order are read: convert the model again with a newer program".into(),
+            ),
             Self::Invalid { .. } => {
                 Some("the file is damaged or was not fully copied: compare its size with the original's".into())
             }

@@ -209,11 +209,11 @@ pub(crate) fn alignment(metadata: &Metadata) -> Result<u32, String> {
 fn check_places(tensors: &[Info], alignment: u64, data_start: u64, length: u64) -> Result<(), String> {
     let data = length.saturating_sub(data_start);
     for tensor in tensors {
-        let Info {
-            name, start, bytes, ..
-        } = tensor;
+        let Info { name, start, bytes, .. } = tensor;
         if start % alignment != 0 {
-            return Err(format!("tensor `{name}` starts at byte {start}, no multiple of {alignment}"));
+            return Err(format!(
+                "tensor `{name}` starts at byte {start}, no multiple of {alignment}"
+            ));
         }
         if start.checked_add(*bytes).is_none_or(|end| end > data) {
             return Err(format!(
@@ -224,7 +224,10 @@ fn check_places(tensors: &[Info], alignment: u64, data_start: u64, length: u64) 
     }
     let mut order: Vec<&Info> = tensors.iter().collect();
     order.sort_by_key(|t| t.start);
-    match order.windows(2).find(|pair| pair[0].start + pair[0].bytes > pair[1].start) {
+    match order
+        .windows(2)
+        .find(|pair| pair[0].start + pair[0].bytes > pair[1].start)
+    {
         Some(pair) => Err(format!("tensors `{}` and `{}` overlap", pair[0].name, pair[1].name)),
         None => Ok(()),
     }
@@ -332,7 +335,10 @@ impl Header<'_> {
             2 | 3 => (),
             1 => return Err(other("GGUF of version 1".into())),
             swapped if (1..=0xffff).contains(&swapped.swap_bytes()) => {
-                return Err(other(format!("GGUF of version {} in big-endian order", swapped.swap_bytes())));
+                return Err(other(format!(
+                    "GGUF of version {} in big-endian order",
+                    swapped.swap_bytes()
+                )));
             }
             newer => return Err(other(format!("GGUF of version {newer}"))),
         }
@@ -351,8 +357,9 @@ impl Header<'_> {
             if key.is_empty() {
                 return Err(self.invalid("a value has no name".into()));
             }
-            let kind = self.u32(&key)?;
-            let value = self.value(&key, kind)?;
+            let what = format!("`{key}`");
+            let kind = self.u32(&what)?;
+            let value = self.value(&what, kind)?;
             if metadata.set(&key, value).is_some() {
                 return Err(self.invalid(format!("the value `{key}` comes twice")));
             }
@@ -371,45 +378,45 @@ impl Header<'_> {
         Ok((version, metadata, infos))
     }
 
-    fn value(&mut self, key: &str, kind: u32) -> Result<Value, GgufError> {
+    fn value(&mut self, what: &str, kind: u32) -> Result<Value, GgufError> {
         macro_rules! scalar {
             ($($variant:ident $type:ident $id:literal;)*) => {
                 match kind {
-                    $($id => Value::$variant($type::from_le_bytes(self.bytes(key)?)),)*
+                    $($id => Value::$variant($type::from_le_bytes(self.bytes(what)?)),)*
                     BOOL => {
-                        let [byte] = self.bytes(key)?;
-                        Value::Bool(self.flag(byte, key)?)
+                        let [byte] = self.bytes(what)?;
+                        Value::Bool(self.flag(byte, what)?)
                     }
-                    TEXT => Value::Text(self.text(MAX_HEADER, key)?),
-                    ARRAY => Value::Array(self.array(key, 1)?),
-                    other => return Err(self.invalid(format!("`{key}` is of type {other}, which the format does not have"))),
+                    TEXT => Value::Text(self.text(MAX_HEADER, what)?),
+                    ARRAY => Value::Array(self.array(what, 1)?),
+                    other => return Err(self.invalid(format!("{what} is of type {other}, which the format does not have"))),
                 }
             };
         }
         Ok(numbers!(scalar))
     }
 
-    fn flag(&self, byte: u8, key: &str) -> Result<bool, GgufError> {
+    fn flag(&self, byte: u8, what: &str) -> Result<bool, GgufError> {
         match byte {
             0 | 1 => Ok(byte == 1),
-            _ => Err(self.invalid(format!("`{key}` has the truth value {byte}; 0 and 1 are allowed"))),
+            _ => Err(self.invalid(format!("{what} has the truth value {byte}; 0 and 1 are allowed"))),
         }
     }
 
-    fn array(&mut self, key: &str, depth: usize) -> Result<Array, GgufError> {
-        let kind = self.u32(key)?;
-        let count = self.u64(key)?;
+    fn array(&mut self, what: &str, depth: usize) -> Result<Array, GgufError> {
+        let kind = self.u32(what)?;
+        let count = self.u64(what)?;
         macro_rules! array {
             ($($variant:ident $type:ident $id:literal;)*) => {
                 match kind {
-                    $($id => Array::$variant(self.plain(count, key, $type::from_le_bytes)?),)*
+                    $($id => Array::$variant(self.plain(count, what, $type::from_le_bytes)?),)*
                     BOOL => {
-                        let bytes: Vec<u8> = self.plain(count, key, |[byte]| byte)?;
-                        Array::Bool(bytes.into_iter().map(|byte| self.flag(byte, key)).collect::<Result<_, _>>()?)
+                        let bytes: Vec<u8> = self.plain(count, what, |[byte]| byte)?;
+                        Array::Bool(bytes.into_iter().map(|byte| self.flag(byte, what)).collect::<Result<_, _>>()?)
                     }
-                    TEXT => Array::Text(self.strings(count, key)?),
-                    ARRAY => Array::Nested(self.arrays(count, key, depth)?),
-                    other => return Err(self.invalid(format!("`{key}` is an array of type {other}, which the format does not have"))),
+                    TEXT => Array::Text(self.strings(count, what)?),
+                    ARRAY => Array::Nested(self.arrays(count, what, depth)?),
+                    other => return Err(self.invalid(format!("{what} is an array of type {other}, which the format does not have"))),
                 }
             };
         }
@@ -417,9 +424,9 @@ impl Header<'_> {
     }
 
     /// `count` numbers of `N` bytes each, which are in the file.
-    fn plain<T, const N: usize>(&mut self, count: u64, key: &str, of: fn([u8; N]) -> T) -> Result<Vec<T>, GgufError> {
-        self.room(count, N as u64, key)?;
-        self.claim(count * N as u64, key)?;
+    fn plain<T, const N: usize>(&mut self, count: u64, what: &str, of: fn([u8; N]) -> T) -> Result<Vec<T>, GgufError> {
+        self.room(count, N as u64, what)?;
+        self.claim(count * N as u64, what)?;
         let mut values = Vec::with_capacity(count as usize);
         let mut bytes = [0; N];
         for _ in 0..count {
@@ -429,29 +436,29 @@ impl Header<'_> {
         Ok(values)
     }
 
-    fn strings(&mut self, count: u64, key: &str) -> Result<Strings, GgufError> {
+    fn strings(&mut self, count: u64, what: &str) -> Result<Strings, GgufError> {
         // Each has at least its length.
-        self.room(count, 8, key)?;
+        self.room(count, 8, what)?;
         let mut strings = Strings::default();
         for _ in 0..count {
-            strings.push(&self.text(MAX_HEADER, key)?);
+            strings.push(&self.text(MAX_HEADER, what)?);
         }
         Ok(strings)
     }
 
-    fn arrays(&mut self, count: u64, key: &str, depth: usize) -> Result<Vec<Array>, GgufError> {
+    fn arrays(&mut self, count: u64, what: &str, depth: usize) -> Result<Vec<Array>, GgufError> {
         // Each has at least its type and its length.
-        self.room(count, 12, key)?;
+        self.room(count, 12, what)?;
         let mut arrays = Vec::new();
         for _ in 0..count {
             self.nested += 1;
             if self.nested > MAX_NESTED {
-                return Err(self.invalid(format!("`{key}`: more than {MAX_NESTED} nested arrays")));
+                return Err(self.invalid(format!("{what}: more than {MAX_NESTED} nested arrays")));
             }
             if depth == MAX_DEPTH {
-                return Err(self.invalid(format!("`{key}`: arrays nested deeper than {MAX_DEPTH}")));
+                return Err(self.invalid(format!("{what}: arrays nested deeper than {MAX_DEPTH}")));
             }
-            arrays.push(self.array(key, depth + 1)?);
+            arrays.push(self.array(what, depth + 1)?);
         }
         Ok(arrays)
     }
@@ -461,31 +468,35 @@ impl Header<'_> {
         if name.is_empty() {
             return Err(self.invalid("a tensor has no name".into()));
         }
-        let count = self.u32(&name)?;
+        let what = format!("tensor `{name}`");
+        let count = self.u32(&what)?;
         if count == 0 || count > MAX_DIMENSIONS {
             return Err(self.invalid(format!(
-                "tensor `{name}` has {count} dimensions; 1 to {MAX_DIMENSIONS} are allowed"
+                "{what} has {count} dimensions; 1 to {MAX_DIMENSIONS} are allowed"
             )));
         }
-        let dimensions = (0..count).map(|_| self.u64(&name)).collect::<Result<Vec<_>, _>>()?;
-        let id = self.u32(&name)?;
-        let start = self.u64(&name)?;
+        let dimensions = (0..count).map(|_| self.u64(&what)).collect::<Result<Vec<_>, _>>()?;
+        let id = self.u32(&what)?;
+        let start = self.u64(&what)?;
         let Some(kind) = TensorType::from_id(id) else {
-            return Err(self.invalid(format!("tensor `{name}` is of type {id}, which is not known")));
+            return Err(self.invalid(format!("{what} is of type {id}, which is not known")));
         };
         if dimensions.contains(&0) {
-            return Err(self.invalid(format!("tensor `{name}` has a dimension of 0: {dimensions:?}")));
+            return Err(self.invalid(format!("{what} has a dimension of 0: {dimensions:?}")));
         }
         let elements = dimensions.iter().try_fold(1u64, |product, &d| product.checked_mul(d));
         let bytes = elements.and_then(|elements| kind.bytes(dimensions[0], elements));
         let Some(bytes) = bytes.filter(|&bytes| bytes <= self.length) else {
             return Err(self.invalid(format!(
-                "tensor `{name}` of type {kind} and dimensions {dimensions:?} does not fit into the file, or its rows are not \
+                "{what} of type {kind} and dimensions {dimensions:?} does not fit into the file, or its rows are not \
                  whole blocks"
             )));
         };
-        let sizes = dimensions.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>();
-        let shape = sizes.map_err(|_| self.invalid(format!("tensor `{name}` is larger than memory can be")))?;
+        let sizes = dimensions
+            .iter()
+            .map(|&d| usize::try_from(d))
+            .collect::<Result<Vec<_>, _>>();
+        let shape = sizes.map_err(|_| self.invalid(format!("{what} is larger than memory can be")))?;
         Ok(Info {
             name,
             shape: reversed(&shape),

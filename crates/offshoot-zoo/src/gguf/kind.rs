@@ -108,7 +108,8 @@ impl TensorType {
     /// whole blocks, or the bytes more than can be counted.
     pub fn bytes(self, row: u64, elements: u64) -> Option<u64> {
         let (block, bytes) = self.block();
-        (row % block == 0).then(|| (elements / block).checked_mul(bytes))?
+        row.is_multiple_of(block)
+            .then(|| (elements / block).checked_mul(bytes))?
     }
 }
 
@@ -139,6 +140,10 @@ mod tests {
         assert_eq!(names(&TensorType::WRITTEN), "F32, F16 and Q8_0");
         assert_eq!(TensorType::Q6K.bytes(512, 1024), Some(840));
         assert_eq!(TensorType::Q6K.bytes(128, 1024), None, "rows of half a block");
-        assert_eq!(TensorType::F64.bytes(1, u64::MAX), None, "more bytes than can be counted");
+        assert_eq!(
+            TensorType::F64.bytes(1, u64::MAX),
+            None,
+            "more bytes than can be counted"
+        );
     }
 }

@@ -483,12 +483,18 @@ mod tests {
         assert_eq!(metadata.sizes("n"), Ok(Some(Sizes::All(8))));
         assert_eq!(metadata.sizes("each"), Ok(Some(Sizes::Each(vec![1, 2]))));
         assert_eq!(metadata.size("absent"), Ok(None));
-        assert_eq!(metadata.iter().map(|(key, _)| key).collect::<Vec<_>>(), ["n", "m", "each", "t"]);
+        assert_eq!(
+            metadata.iter().map(|(key, _)| key).collect::<Vec<_>>(),
+            ["n", "m", "each", "t"]
+        );
         let text = |e: MetadataError| e.to_string();
         assert_eq!(
             text(metadata.size("m").unwrap_err()),
             "`m` is one of type i32, not a whole number from 0 on"
         );
-        assert_eq!(text(metadata.flag("each").unwrap_err()), "`each` is an array of 2 u32, not true or false");
+        assert_eq!(
+            text(metadata.flag("each").unwrap_err()),
+            "`each` is an array of 2 u32, not true or false"
+        );
     }
 }

@@ -72,20 +72,25 @@ pub fn write<E: From<GgufError>>(
     let written = write_atomic(path, |out| {
         out.write_all(&header)?;
         for (i, tensor) in tensors.iter().enumerate() {
-            let made = values(i).and_then(|values| {
-                assert_eq!(values.len() as u64, tensor.sizes().1, "elements of `{}`", tensor.name);
-                Ok(values)
-            });
-            let values = made.map_err(|e| {
+            let values = values(i).map_err(|e| {
                 failed = Some(e);
                 io::Error::other("a tensor could not be made")
             })?;
+            assert_eq!(values.len() as u64, tensor.sizes().1, "elements of `{}`", tensor.name);
             let mut bytes = Vec::new();
             for piece in values.chunks(PIECE) {
                 bytes.clear();
                 quant::encode(tensor.kind, piece, &mut bytes).map_err(|value| {
                     let (path, name, kind) = (path.to_owned(), tensor.name.clone(), tensor.kind);
-                    failed = Some(GgufError::Range { path, name, value, kind }.into());
+                    failed = Some(
+                        GgufError::Range {
+                            path,
+                            name,
+                            value,
+                            kind,
+                        }
+                        .into(),
+                    );
                     io::Error::other("a number does not fit")
                 })?;
                 out.write_all(&bytes)?;
@@ -115,7 +120,10 @@ fn header(metadata: &Metadata, tensors: &[Tensor]) -> Result<(Vec<u8>, u64), Str
     out.extend((metadata.len() as u64).to_le_bytes());
     for (key, value) in metadata.iter() {
         if key.is_empty() || key.len() as u64 > MAX_KEY {
-            return Err(format!("the name of a value has {} bytes; 1 to {MAX_KEY} are allowed", key.len()));
+            return Err(format!(
+                "the name of a value has {} bytes; 1 to {MAX_KEY} are allowed",
+                key.len()
+            ));
         }
         put_text(&mut out, key);
         out.extend(value.id().to_le_bytes());
@@ -126,7 +134,10 @@ fn header(metadata: &Metadata, tensors: &[Tensor]) -> Result<(Vec<u8>, u64), Str
     for tensor in tensors {
         let Tensor { name, shape, kind } = tensor;
         if name.is_empty() || name.len() > MAX_NAME {
-            return Err(format!("the name `{name}` of a tensor has {} bytes; 1 to {MAX_NAME} are allowed", name.len()));
+            return Err(format!(
+                "the name `{name}` of a tensor has {} bytes; 1 to {MAX_NAME} are allowed",
+                name.len()
+            ));
         }
         if !seen.insert(name) {
             return Err(format!("the tensor `{name}` comes twice"));
@@ -137,12 +148,17 @@ fn header(metadata: &Metadata, tensors: &[Tensor]) -> Result<(Vec<u8>, u64), Str
             ));
         }
         if !TensorType::WRITTEN.contains(kind) {
-            return Err(format!("tensor `{name}` is {kind}; {} are written", names(&TensorType::WRITTEN)));
+            return Err(format!(
+                "tensor `{name}` is {kind}; {} are written",
+                names(&TensorType::WRITTEN)
+            ));
         }
         let (row, elements) = tensor.sizes();
         let Some(bytes) = kind.bytes(row, elements) else {
             let (block, _) = kind.block();
-            return Err(format!("tensor `{name}` has rows of {row} elements; {kind} needs a multiple of {block}"));
+            return Err(format!(
+                "tensor `{name}` has rows of {row} elements; {kind} needs a multiple of {block}"
+            ));
         };
         put_text(&mut out, name);
         out.extend((shape.len() as u32).to_le_bytes());
