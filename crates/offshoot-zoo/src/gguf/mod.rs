@@ -6,6 +6,7 @@ mod keys;
 mod kind;
 mod names;
 mod quant;
+pub mod tokenizer;
 mod value;
 mod write;
 
