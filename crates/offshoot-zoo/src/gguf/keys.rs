@@ -357,7 +357,11 @@ impl Numbers {
             }
         }
         if !(self.norm_epsilon.is_finite() && self.norm_epsilon >= 0.0) {
-            return wrong("attention.layer_norm_epsilon", format!("is {}", self.norm_epsilon));
+            let name = match self.model {
+                Model::Gpt2 => "attention.layer_norm_epsilon",
+                Model::Llama => "attention.layer_norm_rms_epsilon",
+            };
+            return wrong(name, format!("is {}", self.norm_epsilon));
         }
         if let Some(base) = self.rope_freq_base.filter(|base| !(base.is_finite() && *base > 0.0)) {
             return wrong("rope.freq_base", format!("is {base}"));

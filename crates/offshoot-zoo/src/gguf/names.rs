@@ -325,8 +325,8 @@ mod tests {
     fn pairs_are_the_order_of_the_formats_own_converter() {
         // numpy: arange(16).reshape(2, 2, 4, 1).swapaxes(1, 2).reshape(16, 1), two heads of eight rows.
         let rows: Vec<f32> = (0..16u8).map(f32::from).collect();
-        let expected = [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15].map(f32::from);
-        assert_eq!(pairs(&rows, 16, 2), expected.map(|v: f32| v));
+        let expected = [0u8, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15].map(f32::from);
+        assert_eq!(pairs(&rows, 16, 2), expected);
         assert_eq!(halves(&pairs(&rows, 16, 2), 16, 2), rows);
         // Rows of two elements: one head of four rows, two of two.
         let matrix: Vec<f32> = (0..8u8).map(f32::from).collect();

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod round_trip;
+mod tokenizer;
 
 use std::path::{Path, PathBuf};
 
