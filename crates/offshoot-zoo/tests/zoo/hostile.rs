@@ -18,7 +18,7 @@ use crate::checkpoint::raw;
 use crate::{lively, numbers, preprocessing, shape, small};
 
 /// Runs `f` and checks that the address space did not grow by a gibibyte meanwhile, which no honest file here needs.
-fn frugal<T>(f: impl FnOnce() -> T) -> T {
+pub(crate) fn frugal<T>(f: impl FnOnce() -> T) -> T {
     // "VmPeak:  123456 kB"; nowhere but on Linux.
     let peak = || -> Option<u64> {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;

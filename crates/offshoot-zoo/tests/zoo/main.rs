@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod forward;
+mod gguf;
 mod golden;
 mod gradients;
 mod hostile;
