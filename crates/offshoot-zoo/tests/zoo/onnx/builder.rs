@@ -8,10 +8,10 @@ use offshoot_zoo::onnx::{self, About, Graph, Heads, OnnxError, Outputs, Sliding,
 use offshoot_zoo::spec::Dim;
 use offshoot_zoo::tensor::{Bool, Tensor};
 use offshoot_zoo::vit::VitNetwork;
-use offshoot_zoo::{DropPath, Features, Network, TensorSpec, Weights};
+use offshoot_zoo::{Backbone, DropPath, Features, Network, TensorSpec, Weights};
 
 use super::file::{Model, floats};
-use crate::{numbers, preprocessing, small};
+use crate::{numbers, preparation, small};
 
 /// A network whose graph is whatever a test wants to see, on two-channel images of 4 x 4 pixels.
 struct Custom {
@@ -28,8 +28,70 @@ impl Network for Custom {
         self.specs.clone()
     }
 
+    fn as_backbone(&self) -> Option<&dyn Backbone> {
+        Some(self)
+    }
+
+    fn width_step(&self) -> usize {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn layers(&self) -> usize {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn space(&self, _: SpaceBounds) -> Result<Space, NetworkError> {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn child(&self, _: &Shape, _: &str) -> Result<View, NetworkError> {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn familiar_name(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn example_macs(&self) -> u64 {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn layout(&self) -> Layout {
+        VitNetwork::new(small()).layout()
+    }
+}
+
+impl Backbone for Custom {
+    fn feature(&self) -> Dim {
+        unreachable!("only the graph is asked for")
+    }
+
     fn image(&self) -> (usize, usize) {
         (2, 4)
+    }
+
+    fn mask_grid(&self) -> usize {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn stride(&self) -> usize {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn stochastic_depth(&self) -> StochasticDepth {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn forward(&self, _: &Weights, _: Tensor<4>, _: Option<Tensor<2, Bool>>, _: &mut dyn DropPath) -> Features {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn macs(&self, _: usize) -> u64 {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn activations(&self, _: usize) -> u64 {
+        unreachable!("only the graph is asked for")
     }
 
     /// What the test asks for, flat, as `cls`; the pixels as `patches`.
@@ -47,58 +109,6 @@ impl Network for Custom {
             patches: graph.reshape(pixels, &[Batch(1), Fixed(2), Fixed(16)]),
             logits: None,
         }
-    }
-
-    fn feature(&self) -> Dim {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn mask_grid(&self) -> usize {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn stride(&self) -> usize {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn width_step(&self) -> usize {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn stochastic_depth(&self) -> StochasticDepth {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn layers(&self) -> usize {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn forward(&self, _: &Weights, _: Tensor<4>, _: Option<Tensor<2, Bool>>, _: &mut dyn DropPath) -> Features {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn space(&self, _: SpaceBounds) -> Result<Space, NetworkError> {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn child(&self, _: &Shape, _: &str) -> Result<View, NetworkError> {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn familiar_name(&self) -> Option<&'static str> {
-        None
-    }
-
-    fn macs(&self, _: usize) -> u64 {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn activations(&self, _: usize) -> u64 {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn layout(&self) -> Layout {
-        VitNetwork::new(small()).layout()
     }
 }
 
@@ -125,7 +135,7 @@ fn check(
     let about = About {
         id: "custom",
         parent: "",
-        preprocessing: &preprocessing(&VitNetwork::new(small())),
+        preparation: &preparation(&VitNetwork::new(small())),
     };
     onnx::write(&network, &about, folder.path(), onnx::EMBEDDED, |name| {
         let (_, shape) = tensors.iter().find(|(n, _)| *n == name).unwrap();
