@@ -102,6 +102,7 @@ impl Backbone for Custom {
             .iter()
             .map(|extent| match extent {
                 Fixed(n) | Batch(n) => *n,
+                open => panic!("{open:?} of images"),
             })
             .product();
         Outputs {
@@ -308,6 +309,47 @@ fn windows_attend_with_a_bias_of_their_own() {
                 }
             }
             all
+        },
+    );
+}
+
+#[test]
+fn an_rms_norm_divides_by_the_root_of_the_mean_square() {
+    let gamma = weight("n.weight", &[4]);
+    check(
+        &[("n.weight", &[4])],
+        |graph, x| graph.rms_norm(x, "n", 1e-3),
+        |pixel: Pixel| {
+            each([2, 4, 4], |c, y, x| {
+                let square = (0..4).map(|x| pixel(c, y, x).powi(2)).sum::<f64>() / 4.0;
+                pixel(c, y, x) / (square + f64::from(1e-3f32)).sqrt() * gamma[x]
+            })
+        },
+    );
+}
+
+/// Hendrycks & Gimpel 2016, and Shazeer 2020 with the gates before the values.
+#[test]
+fn a_gelu_by_tanh_and_a_swiglu_are_their_definitions() {
+    check(
+        &[],
+        |graph, x| graph.gelu_tanh(x),
+        |pixel: Pixel| {
+            each([2, 4, 4], |c, y, x| {
+                let x = pixel(c, y, x);
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+                0.5 * x * (1.0 + inner.tanh())
+            })
+        },
+    );
+    check(
+        &[],
+        |graph, x| graph.swiglu(x),
+        |pixel: Pixel| {
+            each([2, 4, 2], |c, y, x| {
+                let (gate, value) = (pixel(c, y, x), pixel(c, y, x + 2));
+                gate / (1.0 + (-gate).exp()) * value
+            })
         },
     );
 }

@@ -2,6 +2,7 @@
 
 mod builder;
 mod file;
+mod text;
 
 use std::path::Path;
 
