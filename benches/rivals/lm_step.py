@@ -40,6 +40,8 @@ class Case:
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
+            bos_token_id=0,
+            eos_token_id=0,
         )
         return transformers.GPT2LMHeadModel(numbers)
 
@@ -53,6 +55,8 @@ class Case:
             num_key_value_heads=self.heads // 2,
             intermediate_size=self.hidden,
             tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
         )
         return transformers.LlamaForCausalLM(numbers)
 

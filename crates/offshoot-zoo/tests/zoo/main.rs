@@ -1,6 +1,7 @@
 //! What the zoo promises: views, forward passes and their gradients, checkpoint folders, and refusals of bad files.
 
 mod checkpoint;
+mod decoder;
 mod forward;
 mod gguf;
 mod golden;
