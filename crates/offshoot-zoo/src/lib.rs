@@ -21,12 +21,12 @@ pub mod preparation;
 pub mod registry;
 pub mod resnet;
 pub mod safetensors;
-pub mod shards;
 pub mod spec;
 pub mod start;
 pub mod swin;
 pub mod tensor;
 pub mod vit;
+pub mod weight_files;
 pub mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError};

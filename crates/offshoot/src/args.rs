@@ -400,6 +400,9 @@ pub struct Export {
     /// Layout of the folders.
     #[arg(long, value_enum, default_value_t = Format::Hf)]
     pub format: Format,
+    /// How matrices are stored in a GGUF file.
+    #[arg(long, value_enum, default_value_t = Stored::F32)]
+    pub stored: Stored,
     /// Replace folders that are there already.
     #[arg(long)]
     pub overwrite: bool,
@@ -440,8 +443,22 @@ pub enum Format {
     Hf,
     /// The same for timm: residual networks that stride in the second convolution.
     Timm,
+    /// GGUF of decoders, for llama.cpp and others: model.gguf with the tokenizer in it, README.md.
+    Gguf,
     /// ONNX: model.onnx (and model.onnx.data beyond 1 GiB of weights), preprocessor_config.json, README.md.
     Onnx,
+}
+
+/// How matrices are stored in a GGUF file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stored {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// Blocks of 32 bytes with a scale.
+    #[value(name = "q8_0")]
+    Q8,
 }
 
 /// `offshoot report`.

@@ -1,5 +1,6 @@
 //! GGUF, the file format of llama.cpp: files read and written, with the names and the tokenizer that its documents describe.
 
+mod decoder;
 mod error;
 mod file;
 mod keys;
@@ -10,6 +11,8 @@ pub mod tokenizer;
 mod value;
 mod write;
 
+pub(crate) use decoder::is_gguf;
+pub use decoder::{MODEL, Opened, export, open};
 pub use error::GgufError;
 pub use file::GgufFile;
 pub use keys::{KeysError, Numbers, Scaling, file_type, llama3_factors};

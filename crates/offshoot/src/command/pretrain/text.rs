@@ -112,7 +112,7 @@ pub fn run(args: &Pretrain, path: &Path, text: &str, overrides: &[String]) -> Re
         dry_run(recipe, args.rate)?;
         return Ok(Exit::Done);
     }
-    super::launch(args, || check(args, recipe, start), |checked, run| ready(checked, run))
+    super::launch(args, || check(args, recipe, start), ready)
 }
 
 /// The run in `run` again.
