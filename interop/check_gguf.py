@@ -21,7 +21,7 @@ import torch
 import transformers
 from gguf.quants import quantize
 from safetensors.numpy import load_file
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from exported import ROOT, run
 from opened import Difference
@@ -125,7 +125,7 @@ def check_back(arguments, path, folder, scratch, config):
     for name, value in load_file(scratch / "back" / "tensors.safetensors").items():
         if name != "rope_freqs.weight" and not numpy.array_equal(value, theirs(name, tensors, config["model_type"] == "gpt2")):
             raise Difference(f"{name} read back differs")
-    return Tokenizer.from_file(str(scratch / "back" / "tokenizer.json"))
+    return [Tokenizer.from_file(str(scratch / "back" / name)) for name in ("tokenizer.json", "listed.json")]
 
 
 def texts(arguments):
@@ -203,7 +203,7 @@ def check_folder(arguments, folder, label):
         scratch = pathlib.Path(scratch)
         for kind in ("F32", "F16", "Q8_0"):
             path = scratch / f"{kind}.gguf"
-            run(arguments.bin / "examples" / "gguf", "write", folder, path, kind)
+            notes = run(arguments.bin / "examples" / "gguf", "write", folder, path, kind)
             reader = gguf.GGUFReader(path)
             check_numbers(reader, config)
             seen = check_tensors(reader, folder, config, kind)
@@ -214,18 +214,64 @@ def check_folder(arguments, folder, label):
             kept = " with tokenizer.json" if reader.get_field("tokenizer.huggingface.json") else ""
             model, pre = field(reader, "tokenizer.ggml.model"), field(reader, "tokenizer.ggml.pre")
             print(f"  {kind}: {seen} tensors equal, {path.stat().st_size:,} bytes, {model} ({pre}){kept}")
+            if kind == "F32":
+                print("".join(f"  note: {note}\n" for note in notes.splitlines()), end="")
             del reader
             if kind != "F32":
                 path.unlink()
         path = scratch / "F32.gguf"
-        back = check_back(arguments, path, folder, scratch, config)
+        back, listed = check_back(arguments, path, folder, scratch, config)
         print(f"  tokenizer: {check_tokenizer(arguments, original, back):,} characters encode and decode alike")
+        others = [text for text in texts(arguments) if listed.encode(text).ids != original.encode(text).ids]
+        print(f"  tokenizer by llama.cpp's keys alone: {len(others)} texts with other tokens {[text[:20] for text in others[:5]]}")
         if arguments.llama_cpp:
             check_llama_cpp(arguments, path, folder, original, config)
 
 
-def random_folders(scratch):
-    """Small networks in the variants that GGUF has, with the fixtures' tokenizers."""
+def crossing(arguments, ways):
+    """A byte-level tokenizer whose tokens would cross any cut, with the first words of a text cut in one way."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=3000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|endoftext|>"], show_progress=False
+    )
+    pieces = [text[at : at + 40] for text in texts(arguments) for at in range(0, len(text), 40)]
+    tokenizer.train_from_iterator(pieces, trainer)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(ways)
+    return tokenizer
+
+
+def ways_to_cut():
+    """llama.cpp's names, as Hugging Face's library has them, and whether whole words come first."""
+    def split(pattern):
+        return pre_tokenizers.Split(Regex(pattern), "isolated")
+
+    by_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    gpt2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+    short = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+    rest = r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    llama3 = short + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+" + rest
+    qwen2 = short + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+" + rest
+    upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    cased = [rf"[^\r\n\p{{L}}\p{{N}}]?{upper}*{lower}+", rf"[^\r\n\p{{L}}\p{{N}}]?{upper}+{lower}*"]
+    behind = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    yield "gpt-2", [by_words], False
+    yield "smollm", [pre_tokenizers.Digits(individual_digits=True), by_words], False
+    yield "llama-bpe", [split(llama3), plain], True
+    yield "dbrx", [split(llama3), plain], False
+    yield "qwen2", [split(qwen2), plain], False
+    yield "gpt-4o", [split("|".join(part + short + "?" for part in cased) + r"|\p{N}{1,3}" + behind), plain], False
+    yield "tekken", [split("|".join(cased) + r"|\p{N}" + behind), plain], True
+    yield "falcon", [pre_tokenizers.Punctuation("contiguous"), by_words, split("[0-9][0-9][0-9]")], False
+    yield "default", [
+        split(r"[\p{P}\$\+<=>\^~\|]+"), split(gpt2), pre_tokenizers.Digits(individual_digits=False), split("[0-9][0-9][0-9]"), plain
+    ], False
+
+
+def random_folders(arguments, scratch):
+    """Small networks in the variants that GGUF has, with the fixtures' tokenizers and with tokenizers of every way to cut text."""
     torch.manual_seed(0)
     scaled = {"rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
     third = scaled | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -245,17 +291,23 @@ def random_folders(scratch):
         "llama, linear positions": ("byte-level", transformers.LlamaConfig(**llama, rope_parameters=scaled | {"rope_type": "linear"})),
         "llama, Llama 3's positions": ("byte-level", transformers.LlamaConfig(**llama, rope_parameters=third)),
     }
+    written = {name: (FIXTURES / f"{name}.json").read_text() for name in ("byte-level", "sentencepiece", "unigram")}
+    for name, ways, whole_words in ways_to_cut():
+        made = json.loads(crossing(arguments, ways).to_str())
+        made["model"]["ignore_merges"] = whole_words
+        written[name] = json.dumps(made)
+        cases[f"llama, text cut as {name}"] = (name, transformers.LlamaConfig(**llama | {"num_hidden_layers": 1}))
     for label, (tokenizer, config) in cases.items():
         folder = scratch / label
-        loaded = Tokenizer.from_file(str(FIXTURES / f"{tokenizer}.json"))
+        loaded = Tokenizer.from_str(written[tokenizer])
         # More rows than tokens.
         config.vocab_size = (loaded.get_vocab_size() + 31) // 32 * 32
-        config.bos_token_id, config.eos_token_id = (0, 0) if tokenizer == "byte-level" else (1, 2)
+        config.bos_token_id, config.eos_token_id = (1, 2) if tokenizer in ("sentencepiece", "unigram") else (0, 0)
         model = transformers.AutoModelForCausalLM.from_config(config)
         for name, value in model.named_parameters():
             value.data = value.data * 3 + (0.1 * torch.randn_like(value) if value.dim() == 1 else 0)
         model.save_pretrained(folder)
-        (folder / "tokenizer.json").write_bytes((FIXTURES / f"{tokenizer}.json").read_bytes())
+        (folder / "tokenizer.json").write_text(written[tokenizer])
         yield folder, label
 
 
@@ -277,7 +329,7 @@ def main():
             check_folder(arguments, folder, str(folder))
         if arguments.random:
             with tempfile.TemporaryDirectory() as scratch:
-                for folder, label in random_folders(pathlib.Path(scratch)):
+                for folder, label in random_folders(arguments, pathlib.Path(scratch)):
                     check_folder(arguments, folder, label)
     except Difference as difference:
         sys.exit(f"error: {difference}")

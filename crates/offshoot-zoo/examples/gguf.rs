@@ -1,13 +1,15 @@
 //! Writes and reads GGUF files for comparison with other programs; `interop/check_gguf.py` calls this.
 //!
 //! `gguf write FOLDER FILE.gguf F32|F16|Q8_0`: FOLDER is a `GPT2LMHeadModel` or a `LlamaForCausalLM` with its `tokenizer.json`.
-//! `gguf read FILE.gguf FOLDER`: FOLDER gets `tokenizer.json`, and `tensors.safetensors` with all tensors under their names in the file,
+//! `gguf read FILE.gguf FOLDER`: FOLDER gets `tokenizer.json`, `listed.json`, which is the same from llama.cpp's keys alone, and
+//! `tensors.safetensors` with all tensors under their names in the file,
 //! queries and keys in Hugging Face's order. Both print notes, one a line.
 
 use std::error::Error;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use offshoot_zoo::gguf::tokenizer::{Special, tokenizer_json, tokenizer_metadata};
+use offshoot_zoo::gguf::tokenizer::{Note, Special, tokenizer_json, tokenizer_metadata};
 use offshoot_zoo::gguf::{
     GgufFile, Leaf, Metadata, Model, Numbers, Order, Part, Presence, Role, Scaling, Sizes, Tensor, TensorType,
     file_type, halves, llama3_factors, pairs, transposed, write,
@@ -32,6 +34,13 @@ fn main() -> Result<(), Failure> {
     }
 }
 
+fn say(notes: &[Note]) -> Result<(), Failure> {
+    for note in notes {
+        writeln!(std::io::stdout(), "{note}")?;
+    }
+    Ok(())
+}
+
 fn json(path: &Path) -> Result<Value, Failure> {
     Ok(serde_json::from_slice(&std::fs::read(path)?)?)
 }
@@ -51,7 +60,7 @@ fn to_gguf(folder: &Path, path: &Path, kind: TensorType) -> Result<(), Failure> 
     let rows = numbers.vocab_size.map(|rows| rows as usize);
     let (tokens, notes) = tokenizer_metadata(&tokenizer, &special, rows)?;
     metadata.extend(tokens);
-    notes.iter().for_each(|note| println!("{note}"));
+    say(&notes)?;
     let factors = rope_factors(&config, &numbers);
     let mut tensors = Vec::new();
     let mut sources = Vec::new();
@@ -217,8 +226,18 @@ fn of_gguf(path: &Path, folder: &Path) -> Result<(), Failure> {
     let file = GgufFile::open(path)?;
     std::fs::create_dir_all(folder)?;
     let (tokenizer, _, notes) = tokenizer_json(file.metadata())?;
-    notes.iter().for_each(|note| println!("{note}"));
+    say(&notes)?;
     std::fs::write(folder.join("tokenizer.json"), serde_json::to_vec(&tokenizer)?)?;
+    let mut listed = Metadata::new();
+    for (key, value) in file
+        .metadata()
+        .iter()
+        .filter(|(key, _)| *key != "tokenizer.huggingface.json")
+    {
+        listed.set(key, value.clone());
+    }
+    let (tokenizer, ..) = tokenizer_json(&listed)?;
+    std::fs::write(folder.join("listed.json"), serde_json::to_vec(&tokenizer)?)?;
     let numbers = Numbers::of(file.metadata())?;
     let again = numbers.metadata()?;
     let differs = |metadata: &Metadata, key: &str| metadata.get(key) != again.get(key);

@@ -3,7 +3,7 @@
 //! SentencePiece merges two neighbours if together they are a token, the token of the highest score first. So its merges are all
 //! ways to put all tokens together from two, in the order of the tokens' scores.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Longest token in bytes that is taken apart; in longer ones nothing is merged.
 const LONGEST: usize = 1024;
@@ -11,11 +11,8 @@ const LONGEST: usize = 1024;
 /// All merges of tokens with scores: `tokens` have a text and, unless they are never merged, a score. Best score first; of equal ones
 /// the token of the lower number; within one token the longest left part first, which is Hugging Face's own order.
 pub(super) fn of_scores<'a>(tokens: &[(&'a str, Option<f32>)]) -> Vec<(&'a str, &'a str)> {
-    let parts: HashMap<&str, ()> = tokens
-        .iter()
-        .filter(|(_, score)| score.is_some())
-        .map(|(text, _)| (*text, ()))
-        .collect();
+    let merged = tokens.iter().filter(|(_, score)| score.is_some());
+    let parts: HashSet<&str> = merged.map(|(text, _)| *text).collect();
     let mut order: Vec<(&str, f32)> = tokens
         .iter()
         .filter_map(|(text, score)| Some((*text, (*score)?)))
@@ -25,7 +22,7 @@ pub(super) fn of_scores<'a>(tokens: &[(&'a str, Option<f32>)]) -> Vec<(&'a str, 
     let mut merges = Vec::new();
     for (text, _) in order.into_iter().filter(|(text, _)| text.len() <= LONGEST) {
         let cuts = text.char_indices().skip(1).map(|(at, _)| text.split_at(at));
-        let known = cuts.filter(|(left, right)| parts.contains_key(left) && parts.contains_key(right));
+        let known = cuts.filter(|(left, right)| parts.contains(left) && parts.contains(right));
         let at = merges.len();
         merges.extend(known);
         merges[at..].reverse();
