@@ -17,6 +17,7 @@ use offshoot_methods::train::state::StateError;
 use offshoot_methods::train::trainer::TrainError;
 use offshoot_report::ReportError;
 use offshoot_zoo::CheckpointError;
+use offshoot_zoo::generate::GenerateError;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +112,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         EventsError,
         ElasticError,
         EvalError,
+        GenerateError,
     );
     match cause.downcast_ref::<TrainError<ElasticError>>() {
         Some(TrainError::Learner(error)) => return error.hint(),
