@@ -37,6 +37,22 @@ pub enum EvalError {
         /// Row of the first image concerned.
         row: usize,
     },
+    /// The loss of a text is infinite or not a number.
+    #[error("the loss of document {document} is not finite")]
+    Loss {
+        /// Number of the document of its domain, from 0: one of those that were scored together.
+        document: u64,
+    },
+    /// The tokenizer is another model's.
+    #[error("document {document} has token {token}, beyond the model's vocabulary of {vocabulary}")]
+    Token {
+        /// Number of the document of its domain, from 0.
+        document: u64,
+        /// The first such token of it.
+        token: u32,
+        /// Tokens that the model knows.
+        vocabulary: usize,
+    },
     /// A label is no class.
     #[error("{what}: image {row} has label {label}, but there are {classes} classes")]
     Label {
@@ -84,6 +100,12 @@ impl EvalError {
             Self::NotFinite { .. } => {
                 Some("the child's weights or inputs are damaged, or its training diverged: check its loss".into())
             }
+            Self::Loss { .. } => {
+                Some("the model's weights are damaged, or its training diverged: check its loss".into())
+            }
+            Self::Token { .. } => Some(
+                "the tokenizer belongs to another model: put the model's own tokenizer.json into its folder".into(),
+            ),
             Self::Label { .. } => Some("count the classes over all parts of the data".into()),
             _ => None,
         }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use offshoot_zoo::generate::{GenerateError, Generator};
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::{Device, Tensor};
-use offshoot_zoo::{Backbone, Weights};
+use offshoot_zoo::{Backbone, DecoderNetwork, Network, Weights};
 
 use crate::error::EvalError;
 use crate::features::{check_network, read};
@@ -71,6 +72,37 @@ pub fn one_image<'a>(
     let image = Tensor::<4>::zeros([1, channels, side, side], &device.clone().without_autodiff());
     let once = move || read(network.forward(&weights, image.clone(), None, &mut KeepAll).cls);
     once()?;
+    // What is timed is the way there and back; that it works was seen above.
+    Ok(move || drop(once()))
+}
+
+/// A run for [`latency`]: one token through `network` behind `context - 1` others, whose keys and values were kept, until the scores of
+/// the next one are back on the host. `device` is the one that `weights` are on. It runs once before it is handed out.
+///
+/// # Errors
+/// If the context is 0 or above the network's, the weights are not the network's, or that first run fails.
+pub fn one_token<'a>(
+    network: &'a DecoderNetwork,
+    weights: &Weights,
+    context: usize,
+    device: &Device,
+) -> Result<impl FnMut() + 'a, EvalError> {
+    let most = network.decoder().context;
+    if context == 0 || context > most {
+        let reason = format!("must lie between 1 and the {most} tokens that the model sees");
+        return Err(EvalError::setting("context", context, reason));
+    }
+    let failed = |e: GenerateError| EvalError::Device(e.to_string());
+    if let Some(reason) = weights.mismatch(&network.specs()) {
+        return Err(EvalError::Weights(reason));
+    }
+    let mut generator = Generator::new(network, weights, context, device).map_err(failed)?;
+    generator.read(&vec![0; context - 1]).map_err(failed)?;
+    let mut once = move || {
+        generator.rewind(context - 1);
+        generator.read(&[0])
+    };
+    once().map_err(failed)?;
     // What is timed is the way there and back; that it works was seen above.
     Ok(move || drop(once()))
 }

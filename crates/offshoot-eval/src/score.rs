@@ -7,6 +7,7 @@ use crate::agreement::Agreement;
 use crate::knn::Knn;
 use crate::latency::Latency;
 use crate::linear::LinearProbe;
+use crate::perplexity::{Means, Perplexity, Sliding};
 
 /// Where numbers come from: what a scorecard says beside metric, value and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,6 +81,57 @@ impl Provenance {
             data: None,
             ..card
         }
+    }
+
+    /// `latency_ms` of a decoder: of one token behind `context - 1` others, whose keys and values are kept.
+    pub fn token_latency(&self, latency: &Latency, context: usize) -> Scorecard {
+        let mut card = self.latency(latency);
+        card.details.insert("of".into(), json!("one token"));
+        card.details.insert("context".into(), json!(context));
+        card
+    }
+
+    /// `perplexity` and `byte_perplexity`, geometric means over the domains, and both of each domain by its name
+    /// (`perplexity/pubmed`). Examples are documents. `begin` is the token before each document.
+    pub fn perplexity(&self, domains: &[(String, Perplexity)], sliding: Sliding, begin: Option<u32>) -> Vec<Scorecard> {
+        let Some(means) = Means::of(domains.iter().map(|(_, domain)| domain)) else {
+            return Vec::new();
+        };
+        let sum = |of: fn(&Perplexity) -> u64| domains.iter().map(|(_, domain)| of(domain)).sum::<u64>();
+        let common = |mut how: Value| {
+            how["context"] = json!(sliding.context);
+            how["stride"] = json!(sliding.stride);
+            how["begin_of_text"] = json!(begin);
+            how
+        };
+        let names: Vec<&str> = domains.iter().map(|(name, _)| name.as_str()).collect();
+        let how = common(json!({
+            "mean": "geometric, over domains",
+            "domains": names,
+            "tokens": sum(|d| d.tokens),
+            "bytes": sum(|d| d.bytes),
+            "left_out": sum(|d| d.left_out),
+            "bits_per_byte": means.bits_per_byte,
+        }));
+        let documents = sum(|d| d.documents) as usize;
+        let mut cards = vec![
+            self.scorecard("perplexity".into(), means.per_token, documents, how.clone()),
+            self.scorecard("byte_perplexity".into(), means.per_byte, documents, how),
+        ];
+        for (name, domain) in domains {
+            let how = common(json!({
+                "tokens": domain.tokens,
+                "bytes": domain.bytes,
+                "left_out": domain.left_out,
+                "nats": domain.nats,
+                "bits_per_byte": domain.bits_per_byte(),
+            }));
+            let documents = domain.documents as usize;
+            let token = self.scorecard(format!("perplexity/{name}"), domain.per_token(), documents, how.clone());
+            let byte = self.scorecard(format!("byte_perplexity/{name}"), domain.per_byte(), documents, how);
+            cards.extend([token, byte]);
+        }
+        cards
     }
 
     fn scorecard(&self, metric: String, value: f64, examples: usize, how: Value) -> Scorecard {
@@ -178,6 +230,66 @@ mod tests {
         assert_eq!(
             (&card.details["min_ms"], &card.details["repeats"]),
             (&json!(3.0), &json!(9))
+        );
+    }
+
+    #[test]
+    fn perplexity_is_the_mean_over_domains_and_that_of_each() {
+        let domain = |nats, tokens, documents| Perplexity {
+            nats,
+            tokens,
+            bytes: 4 * tokens,
+            documents,
+            left_out: 1,
+        };
+        let domains = [
+            ("a".to_owned(), domain(20.0 * 2f64.ln(), 20, 3)),
+            ("b".to_owned(), domain(10.0 * 8f64.ln(), 10, 4)),
+        ];
+        let sliding = Sliding { context: 9, stride: 3 };
+        let cards = provenance().perplexity(&domains, sliding, Some(5));
+        let names: Vec<&str> = cards.iter().map(|c| c.metric.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "perplexity",
+                "byte_perplexity",
+                "perplexity/a",
+                "byte_perplexity/a",
+                "perplexity/b",
+                "byte_perplexity/b"
+            ]
+        );
+        let examples: Vec<usize> = cards.iter().map(|c| c.examples).collect();
+        assert_eq!(examples, [7, 7, 3, 3, 4, 4]);
+        for (card, value) in cards
+            .iter()
+            .zip([4.0, 2f64.sqrt(), 2.0, 2f64.powf(0.25), 8.0, 8f64.powf(0.25)])
+        {
+            assert!((card.value - value).abs() < 1e-12, "{}: {}", card.metric, card.value);
+            for (key, value) in [("context", 9), ("stride", 3), ("begin_of_text", 5)] {
+                assert_eq!(card.details[key], value, "{key}");
+            }
+            assert_eq!((card.split, card.data.as_deref()), (Some(Split::Val), Some("f00d")));
+        }
+        let details = &cards[0].details;
+        assert_eq!((&details["tokens"], &details["bytes"]), (&json!(30), &json!(120)));
+        assert_eq!(details["domains"], json!(["a", "b"]));
+        assert!(provenance().perplexity(&[], sliding, None).is_empty());
+    }
+
+    #[test]
+    fn the_latency_of_a_token_says_behind_how_many_others() {
+        let latency = Latency {
+            median_ms: 3.5,
+            min_ms: 3.0,
+            repeats: 9,
+        };
+        let card = provenance().token_latency(&latency, 128);
+        assert_eq!((card.metric.as_str(), card.value), ("latency_ms", 3.5));
+        assert_eq!(
+            (&card.details["of"], &card.details["context"]),
+            (&json!("one token"), &json!(128))
         );
     }
 

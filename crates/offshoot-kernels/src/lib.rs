@@ -19,6 +19,7 @@ mod gather;
 mod gelu;
 mod gelu_tanh;
 pub mod gemm;
+mod gemv;
 mod group_norm;
 mod linear;
 mod memory;

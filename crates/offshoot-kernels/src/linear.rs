@@ -11,6 +11,7 @@ use burn::backend::{Backend, Flex, TensorMetadata};
 use burn::tensor::Shape;
 
 use crate::gemm::{Matrix, Threads, note, product, product_in_rows, turn};
+use crate::gemv::row_product;
 use crate::norm::Norm;
 use crate::operation::Kernel;
 use crate::slices::{tensor, values};
@@ -290,6 +291,25 @@ impl Kernel for Form {
         note((rows, inputs, outputs), (false, true), 1);
         let block = block(inputs, outputs);
         let arch = arch();
+        if rows == 1 {
+            let y = with_scratch(inputs, |entered| {
+                vectorised!(arch, self.enter(x, (scale, shift), inputs, entered));
+                row_product(
+                    entered,
+                    weight,
+                    outputs,
+                    #[inline(always)]
+                    |first, y| {
+                        let [bias, layer_scale, residual] = [bias, layer_scale, residual].map(
+                            #[inline(always)]
+                            |values| values.map(|values| &values[first..][..y.len()]),
+                        );
+                        leave(y, bias, layer_scale, residual);
+                    },
+                )
+            });
+            return tensor(y, [rows, outputs]);
+        }
         // Turned once, where each block would have to turn it for itself.
         let held;
         let weight = if rows > block {

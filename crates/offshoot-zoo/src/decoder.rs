@@ -145,7 +145,7 @@ impl DecoderNetwork {
     }
 
     /// How a packed row of queries, keys and values of `tokens` is read.
-    fn form(&self, tokens: &Tokens) -> Attention {
+    pub(crate) fn form(&self, tokens: &Tokens) -> Attention {
         Attention {
             sequences: tokens.sequences.clone(),
             heads: self.decoder.heads,
@@ -168,7 +168,7 @@ impl DecoderNetwork {
     }
 
     /// Packed queries, keys and values of a block's input, `[rows, qkv]`, turned to their positions.
-    fn qkv(&self, weights: &Weights, block: usize, tokens: &Tokens, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn qkv(&self, weights: &Weights, block: usize, tokens: &Tokens, x: Tensor<2>) -> Tensor<2> {
         let packed = self.after_norm(weights, block, "attn.qkv", "norm1").forward(x);
         if self.gpt2() {
             return packed;
@@ -185,7 +185,7 @@ impl DecoderNetwork {
     }
 
     /// What a block makes of the mixed heads of its input: the attention's last layer and the feed-forward layer, each added.
-    fn rest(&self, weights: &Weights, block: usize, x: Tensor<2>, mixed: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn rest(&self, weights: &Weights, block: usize, x: Tensor<2>, mixed: Tensor<2>) -> Tensor<2> {
         let x = self.layer(weights, block, "attn.proj").residual(x).forward(mixed);
         let (first, last) = if self.gpt2() {
             ("mlp.fc1", self.layer(weights, block, "mlp.fc2").gelu_tanh())

@@ -10,6 +10,7 @@
 mod block;
 pub mod checkpoint;
 pub mod decoder;
+pub mod generate;
 pub mod gguf;
 pub mod import;
 pub mod layout;

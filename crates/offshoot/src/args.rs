@@ -51,9 +51,11 @@ pub enum Command {
     Pretrain(Pretrain),
     /// List the children of a run.
     Family(Family),
-    /// Measure children: k-NN, linear probe, agreement with the parent, latency.
+    /// Measure children: k-NN, linear probe, agreement with the parent, perplexity, latency.
     #[command(subcommand)]
     Eval(Eval),
+    /// Write text with a language model.
+    Generate(Generate),
     /// Find the best child within a budget.
     Pick(Pick),
     /// Write children as ordinary Hugging Face folders or ONNX models.
@@ -323,7 +325,9 @@ pub enum Eval {
     Linear(Linear),
     /// Share of the parent's 20 nearest neighbours that a child finds too. Needs no labels.
     Agreement(Which),
-    /// Milliseconds for one image on this machine.
+    /// Perplexity of language models on documents, per token and per byte, of each domain and in the mean.
+    Perplexity(Perplexity),
+    /// Milliseconds for one image, or one token of text, on this machine.
     Latency(Latency),
 }
 
@@ -353,6 +357,119 @@ pub struct Latency {
     /// Timed runs of each child.
     #[arg(long, default_value_t = 30)]
     pub repeats: usize,
+    /// Of a language model: tokens there are with the one that is timed, or as many as it can see if that is fewer.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub context: usize,
+}
+
+/// A language model: a child of a run, or a folder.
+#[derive(Clone, Debug, Args)]
+pub struct LanguageModel {
+    /// Run folder, or a folder of transformers (llama, gpt2) with its tokenizer.json.
+    #[arg(value_name = "RUN | MODEL")]
+    pub place: PathBuf,
+    /// Whether a begin-of-text token is put before a text.
+    #[arg(long, value_enum, default_value_t = BeginOfText::Auto, value_name = "WHEN")]
+    pub begin_of_text: BeginOfText,
+}
+
+/// When a begin-of-text token is put before a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BeginOfText {
+    /// If the tokenizer itself adds one.
+    Auto,
+    /// Always; the model must have one.
+    Yes,
+    /// Never.
+    No,
+}
+
+/// `offshoot eval perplexity`.
+#[derive(Debug, Args)]
+pub struct Perplexity {
+    /// The models.
+    #[command(flatten)]
+    pub model: LanguageModel,
+    /// Only this child of a run, by id or name; may be given more than once. Without it, the whole family.
+    #[arg(long, value_name = "ID")]
+    pub child: Vec<String>,
+    /// Text of a domain instead of the run's own: a .txt, .jsonl (also .gz, .zst) or .parquet file, or a folder of them; may be given
+    /// more than once. All of its documents are scored, and the numbers are only printed unless the run has no text of its own.
+    #[arg(long, value_name = "NAME=PATH")]
+    pub data: Vec<String>,
+    /// Part of the run's text to score. Choose on val; test is for the final number.
+    #[arg(long, value_enum, default_value_t = Part::Val)]
+    pub split: Part,
+    /// Tokens of a window, the last of which is only predicted; the model's context, or the run's, without it.
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
+    /// Tokens from the beginning of a window to that of the next; one less than the context without it, so that every token but a
+    /// document's first is predicted once and none is read twice as context but for one a window.
+    #[arg(long, value_name = "N")]
+    pub stride: Option<usize>,
+    /// Documents of each domain, at most; 0 for all. With a limit the numbers are only printed.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub documents: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: Compute,
+}
+
+/// `offshoot generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// The model.
+    #[command(flatten)]
+    pub model: LanguageModel,
+    /// A child of a run, by id or name; the largest without it.
+    #[arg(long, value_name = "ID")]
+    pub child: Option<String>,
+    /// What the text begins with.
+    #[command(flatten)]
+    pub prompt: Prompt,
+    /// Tokens to generate, at most.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub tokens: usize,
+    /// Texts to generate from the same prompt.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = RangedU64ValueParser::<u64>::new().range(1..=1_000_000))]
+    pub samples: u64,
+    /// Divides the scores of tokens: below 1 surer, above 1 freer; 0 takes the best token always.
+    #[arg(long, value_name = "T", default_value_t = 1.0, help_heading = "Sampling")]
+    pub temperature: f64,
+    /// Draw only from so many of the best tokens; 0 for all.
+    #[arg(long, value_name = "K", default_value_t = 50, help_heading = "Sampling")]
+    pub top_k: usize,
+    /// Draw only from the best tokens that have this share of the probability together; 1 for all.
+    #[arg(long, value_name = "P", default_value_t = 1.0, help_heading = "Sampling")]
+    pub top_p: f64,
+    /// Make tokens that occurred less likely: above 1; 1 does nothing.
+    #[arg(long, value_name = "R", default_value_t = 1.0, help_heading = "Sampling")]
+    pub repetition_penalty: f64,
+    /// Decides all draws.
+    #[arg(long, default_value_t = 0, help_heading = "Sampling")]
+    pub seed: u64,
+    /// Print JSON when all is done, with the ids of all tokens.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: Compute,
+}
+
+/// What a generated text begins with.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Prompt {
+    /// This text. Names of the tokenizer's special tokens in it are those tokens.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+    /// The text of this file, in UTF-8; - for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub prompt_file: Option<PathBuf>,
 }
 
 /// `offshoot pick`.

@@ -18,6 +18,7 @@ use offshoot_methods::train::state::StateError;
 use offshoot_methods::train::trainer::TrainError;
 use offshoot_report::ReportError;
 use offshoot_zoo::CheckpointError;
+use offshoot_zoo::generate::GenerateError;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +114,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         ElasticError,
         LanguageError,
         EvalError,
+        GenerateError,
     );
     match cause.downcast_ref::<TrainError<ElasticError>>() {
         Some(TrainError::Learner(error)) => return error.hint(),

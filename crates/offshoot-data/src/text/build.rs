@@ -26,6 +26,25 @@ pub struct Domain {
     pub path: PathBuf,
 }
 
+impl Domain {
+    /// The domain that `NAME=PATH` says.
+    ///
+    /// # Errors
+    /// [`DataError::Config`] where there is no `=`, the name is none, or the path is empty.
+    pub fn parse(text: &str) -> Result<Self, DataError> {
+        let wrong = || DataError::config("domains", format!("`{text}` is not written as NAME=PATH"));
+        let (name, path) = text.split_once('=').ok_or_else(wrong)?;
+        check_name(name)?;
+        if path.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self {
+            name: name.into(),
+            path: path.into(),
+        })
+    }
+}
+
 /// How a corpus is made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CorpusOptions {

@@ -180,6 +180,20 @@ impl Tokenizer {
         self.end
     }
 
+    /// The token that the file itself puts before a text where special tokens are to be added, as `transformers` asks for; none
+    /// where it puts none.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] where the tokenizer cannot take a letter.
+    pub fn leading(&self) -> Result<Option<u32>, DataError> {
+        const LETTER: &str = "a";
+        let plain = encode_one(&self.plain, LETTER)?;
+        let framed = guarded(|| self.plain.encode_fast(LETTER, true))?;
+        let framed = framed.get_ids();
+        let lead = framed.windows(plain.len().max(1)).position(|part| part == plain);
+        Ok(lead.filter(|&lead| lead > 0).map(|_| framed[0]))
+    }
+
     /// The blake3 hash of the file's content, hex.
     #[must_use]
     pub fn hash(&self) -> &str {

@@ -12,6 +12,7 @@ use offshoot_zoo::{Network, Weights, network};
 use serde_json::json;
 
 use super::images::{self, Family};
+use super::perplexity;
 use crate::args::{Eval, Part, Which};
 use crate::failure::Failure;
 use crate::machine::{Machine, ProcessClock};
@@ -26,18 +27,32 @@ pub enum Measure {
     Linear(ProbeSettings),
     /// Agreement with the parent.
     Agreement,
-    /// Milliseconds of one image, from this many runs.
-    Latency(usize),
+    /// Perplexity on the run's own text.
+    Perplexity,
+    /// Milliseconds of one image, or of one token of text, from so many runs.
+    Latency {
+        /// Timed runs.
+        repeats: usize,
+        /// Tokens of text, with the one that is timed.
+        context: usize,
+    },
 }
+
+/// The latency that is measured where nothing else is asked for.
+pub const LATENCY: Measure = Measure::Latency {
+    repeats: 30,
+    context: 256,
+};
 
 impl Measure {
     /// The measurement that gives the metric `name`, if one does.
     pub fn of_metric(name: &str) -> Option<Self> {
-        match name.split('@').next()? {
+        match name.split(['@', '/']).next()? {
             "knn" => Some(Self::Knn),
             "agreement" => Some(Self::Agreement),
             "linear" => Some(Self::Linear(ProbeSettings::default())),
-            "latency_ms" => Some(Self::Latency(30)),
+            "perplexity" | "byte_perplexity" => Some(Self::Perplexity),
+            "latency_ms" => Some(LATENCY),
             _ => None,
         }
     }
@@ -51,7 +66,8 @@ impl Measure {
             Self::Knn => "k-NN",
             Self::Linear(_) => "linear probe",
             Self::Agreement => "agreement",
-            Self::Latency(_) => "latency",
+            Self::Perplexity => "perplexity",
+            Self::Latency { .. } => "latency",
         }
     }
 }
@@ -70,7 +86,11 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
             };
             (&args.which, Measure::Linear(settings))
         }
-        Eval::Latency(args) => (&args.which, Measure::Latency(args.repeats)),
+        Eval::Perplexity(args) => return perplexity::run(args),
+        Eval::Latency(args) => {
+            let (repeats, context) = (args.repeats, args.context);
+            (&args.which, Measure::Latency { repeats, context })
+        }
     };
     let machine = Machine::new(&which.compute.device, which.compute.threads)?;
     let ids = ids(&Catalog::open(&which.run)?, &which.child)?;
@@ -135,6 +155,9 @@ pub fn measure_children(
     references: usize,
     machine: &Machine,
 ) -> Result<Vec<(String, Vec<Scorecard>)>, Failure> {
+    if matches!(measure, Measure::Perplexity) {
+        return perplexity::measure_children(run, ids, split, machine);
+    }
     let mut family = Family::open(run, &machine.device)?;
     let yardstick = Yardstick::new(&family, measure, split, references, machine)?;
     let mut progress = Progress::new(measure.name(), 0, ids.len() as u64, "children");
@@ -221,7 +244,7 @@ impl Images {
         let (neighbours, of) = match measure {
             Measure::Agreement => (Some(20), images::part(&dataset, split).len().saturating_sub(1)),
             Measure::Knn => (Some(200), train.len()),
-            Measure::Linear(_) | Measure::Latency(_) => (None, 0),
+            Measure::Linear(_) | Measure::Perplexity | Measure::Latency { .. } => (None, 0),
         };
         if neighbours.is_some_and(|k| of <= k) {
             complain(&format!(
@@ -261,7 +284,7 @@ impl<'a> Yardstick<'a> {
             side: data.images().map_or(0, |images| images.preprocessing.crop as usize),
             images: None,
         };
-        if !matches!(measure, Measure::Latency(_)) {
+        if !matches!(measure, Measure::Latency { .. }) {
             let mut images = Images::new(family, measure, split, references)?;
             if matches!(measure, Measure::Agreement) {
                 let (network, weights) = family.parent();
@@ -293,13 +316,18 @@ impl<'a> Yardstick<'a> {
     fn measure(&self, network: &dyn Network, weights: &Weights) -> Result<Vec<Scorecard>, Failure> {
         let device = &self.machine.device;
         let Some(images) = &self.images else {
-            let Measure::Latency(repeats) = self.measure else {
+            let &Measure::Latency { repeats, context } = self.measure else {
                 unreachable!("every other measurement has images")
             };
-            let mut once = offshoot_eval::latency::one_image(network::backbone(network)?, weights, device)?;
             let clock = ProcessClock::start();
-            let latency = offshoot_eval::latency(&mut once, &|| clock.elapsed(), 5, *repeats)?;
-            return Ok(vec![self.provenance.latency(&latency)]);
+            let time = |once: &mut dyn FnMut()| offshoot_eval::latency(once, &|| clock.elapsed(), 5, repeats);
+            if let Some(decoder) = network.as_decoder() {
+                let context = context.min(decoder.decoder().context);
+                let mut once = offshoot_eval::latency::one_token(decoder, weights, context, device)?;
+                return Ok(vec![self.provenance.token_latency(&time(&mut once)?, context)]);
+            }
+            let mut once = offshoot_eval::latency::one_image(network::backbone(network)?, weights, device)?;
+            return Ok(vec![self.provenance.latency(&time(&mut once)?)]);
         };
         let queries = self.features(network, weights, &images.queries)?;
         let Some(train) = &images.train else {

@@ -7,13 +7,16 @@ mod demo;
 mod eval;
 mod export;
 mod family;
+mod generate;
 mod images;
 mod import;
 mod init;
+mod perplexity;
 mod pick;
 mod pretrain;
 mod report;
 mod shell;
+mod text;
 
 use crate::args::{Arguments, Command};
 use crate::failure::{Exit, Failure};
@@ -32,6 +35,7 @@ pub fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Tokenize(args) => corpus::tokenize(&args)?,
         Command::Family(args) => family::run(&args)?,
         Command::Eval(args) => eval::run(&args)?,
+        Command::Generate(args) => generate::run(&args)?,
         Command::Pick(args) => pick::run(&args)?,
         Command::Export(args) => export::run(&args)?,
         Command::Report(args) => report::run(&args)?,

@@ -7,7 +7,7 @@ use offshoot_family::quantity::{parse_bytes, parse_count, parse_milliseconds};
 use offshoot_family::{Budget, Catalog, Child, Split};
 use serde_json::json;
 
-use super::eval::{Measure, measure_children};
+use super::eval::{LATENCY, Measure, measure_children};
 use super::family::short;
 use super::images;
 use crate::args::Pick;
@@ -53,13 +53,13 @@ pub fn run(args: &Pick) -> Result<(), Failure> {
 }
 
 fn unknown(metric: &str) -> Failure {
-    let hint = "choose by knn@10, knn@20, knn@100, knn@200, linear or agreement@20";
+    let hint = "choose by knn@10, knn@20, knn@100, knn@200, linear or agreement@20; of language models by perplexity or byte_perplexity, also of one domain: perplexity/NAME";
     Failure::input(format!("no measurement gives `{metric}`"), hint)
 }
 
 /// The id of the best child.
 fn choose(catalog: &Catalog, budget: &Budget, metric: &str, run: &Path) -> Result<String, Failure> {
-    if Measure::of_metric(metric).is_none_or(|m| matches!(m, Measure::Latency(_))) {
+    if Measure::of_metric(metric).is_none_or(|m| matches!(m, Measure::Latency { .. })) {
         return Err(unknown(metric));
     }
     if let Some(child) = budget::pick(catalog, budget, metric, Split::Val).chosen {
@@ -70,7 +70,11 @@ fn choose(catalog: &Catalog, budget: &Budget, metric: &str, run: &Path) -> Resul
         images::given(&catalog.data)?;
         let command = format!(
             "offshoot eval {} {}",
-            metric.split('@').next().unwrap_or_default(),
+            metric
+                .split(['@', '/'])
+                .next()
+                .unwrap_or_default()
+                .trim_start_matches("byte_"),
             run.display()
         );
         return Err(Failure::input(
@@ -112,7 +116,7 @@ fn measure_latencies(run: &Path, catalog: &Catalog, budget: &Budget, machine: &M
         .map(|c| c.id.clone())
         .collect();
     if !ids.is_empty() {
-        measure_children(run, &ids, &Measure::Latency(30), Split::Val, 0, machine)?;
+        measure_children(run, &ids, &LATENCY, Split::Val, 0, machine)?;
     }
     Ok(())
 }
@@ -141,16 +145,21 @@ fn print(args: &Pick, catalog: &Catalog, child: &Child, metric: &str, pick: &bud
         "{}{name}: {p} parameters, {m} multiply-adds, {b}{latency}",
         child.id
     ))?;
+    let examples = if catalog.data.text().is_some() {
+        "documents"
+    } else {
+        "images"
+    };
     if let Some(card) = score(Split::Test) {
         say(&format!(
-            "{metric} {:.4} on {} test images, measured after the choice",
+            "{metric} {:.4} on {} test {examples}, measured after the choice",
             card.value, card.examples
         ))?;
     }
     if let Some(card) = score(Split::Val) {
         let within = pick.runners_up().count() + 1;
         say(&format!(
-            "chosen by {:.4} on {} val images, the best of {within} within the budget",
+            "chosen by {:.4} on {} val {examples}, the best of {within} within the budget",
             card.value, card.examples
         ))?;
     }
