@@ -11,6 +11,8 @@ use crate::terminal::complain;
 
 /// Least time between two plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
+/// Characters of a sample that are shown.
+const SAMPLE: usize = 160;
 /// Steps that the rate is averaged over.
 const WINDOW: usize = 50;
 
@@ -178,13 +180,34 @@ impl Observer for TrainingProgress {
             .and_then(|(name, _)| name.split('/').next())
             .unwrap_or_default()
             .to_owned();
-        let numbers: Vec<String> = values.iter().map(|(_, v)| format!("{v:.3}")).collect();
+        // `METRIC/CHILD`, and of some children `METRIC/CHILD/DOMAIN`.
+        let parts = |name: &str| name.split('/').skip(1).map(str::to_owned).collect::<Vec<_>>();
+        let children = || values.iter().filter(|(name, _)| parts(name).len() < 2);
+        let numbers: Vec<String> = children().map(|(_, v)| format!("{v:.3}")).collect();
         self.probe = format!("  {metric} {}", numbers.join(" "));
-        let each: Vec<String> = values
-            .iter()
-            .map(|(name, v)| format!("{} {v:.3}", name.rsplit('/').next().unwrap_or(name)))
+        let each: Vec<String> = children()
+            .map(|(name, v)| format!("{} {v:.3}", parts(name).join(" ")))
             .collect();
-        self.note(&format!("step {done}: {metric} of children {}", each.join(", ")));
+        let domains = values.iter().filter(|(name, _)| parts(name).len() == 2);
+        let domains: Vec<String> = domains.map(|(name, v)| format!("{} {v:.3}", parts(name)[1])).collect();
+        let domains = if domains.is_empty() {
+            String::new()
+        } else {
+            format!("; the last by domain: {}", domains.join(", "))
+        };
+        self.note(&format!(
+            "step {done}: {metric} of children {}{domains}",
+            each.join(", ")
+        ));
+    }
+
+    fn sampled(&mut self, done: u64, samples: &[(String, String)]) {
+        for (prompt, text) in samples {
+            let short: String = text.chars().take(SAMPLE).collect();
+            let more = if short.len() < text.len() { "..." } else { "" };
+            // Control characters of a made-up text are not a terminal's business.
+            self.note(&format!("step {done}: {:?}", format!("{prompt}{short}{more}")));
+        }
     }
 
     fn saved(&mut self, _: u64) {}

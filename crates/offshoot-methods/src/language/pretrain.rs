@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use offshoot_data::DataError;
 use offshoot_data::text::{Batches, Window, Windows};
 use offshoot_family::{Shape, Space};
+use offshoot_zoo::generate::{GenerateError, Generator, Sampling};
 use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
 use offshoot_zoo::network::{self, Network, NetworkError};
 use offshoot_zoo::tensor::{Device, kernels};
@@ -37,6 +38,9 @@ pub enum LanguageError {
     /// The text cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A sample cannot be made.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
     /// A checkpoint is not one of this run.
     #[error("the checkpoint does not belong to this run: {0}")]
     State(String),
@@ -56,6 +60,7 @@ impl LanguageError {
         match self {
             Self::Data(error) => error.hint().map(Into::into),
             Self::Sampling(error) => error.hint(),
+            Self::Generate(error) => error.hint(),
             Self::Diverged { .. } => {
                 Some("lower `optim.lr`, or raise `optim.warmup_steps`, and resume from an earlier checkpoint".into())
             }
@@ -88,6 +93,7 @@ pub struct LanguageLearner {
     batches: Batches,
     /// The windows that probes score, each with the number of its domain.
     val: Vec<Window>,
+    device: Device,
 }
 
 impl LanguageLearner {
@@ -117,6 +123,7 @@ impl LanguageLearner {
             batches,
             val: spread(val, recipe.probe.windows)?,
             network,
+            device: device.clone(),
             recipe: recipe.clone(),
         })
     }
@@ -309,6 +316,41 @@ impl Learner for LanguageLearner {
             each.map(|(domain, loss)| (format!("perplexity/{intact}/{}", self.domain_name(domain)), loss.exp())),
         );
         Ok(values)
+    }
+
+    /// What the intact network writes behind each prompt; an empty one is the token that stands between documents.
+    fn samples(&mut self) -> Result<Vec<(String, String)>, LanguageError> {
+        let probe = &self.recipe.probe;
+        let tokenizer = self.batches.windows().corpus().tokenizer();
+        let sampling = Sampling {
+            temperature: probe.temperature,
+            seed: self.recipe.seed,
+            ..Sampling::default()
+        };
+        let end = tokenizer.end_of_text();
+        let ends: Vec<u32> = end.into_iter().collect();
+        let mut samples = Vec::new();
+        for (number, prompt) in probe.prompts.iter().enumerate() {
+            let first = tokenizer.begin_of_text().filter(|_| self.recipe.data.begin_of_text);
+            let mut read: Vec<u32> = first.into_iter().collect();
+            read.extend(tokenizer.encode_prompt(prompt)?);
+            if read.is_empty() {
+                read.extend(end);
+            }
+            read.truncate(self.network.decoder().context);
+            if read.is_empty() {
+                continue;
+            }
+            let mut generator = Generator::new(&self.network, &self.weights, usize::MAX, &self.device)?;
+            generator.read(&read)?;
+            let mut made = Vec::new();
+            generator.generate(&sampling, number as u64, probe.tokens, &ends, &mut |token| {
+                made.push(token);
+                true
+            })?;
+            samples.push((prompt.clone(), tokenizer.decode(&made, false)?));
+        }
+        Ok(samples)
     }
 
     fn state(&self) -> TrainState {

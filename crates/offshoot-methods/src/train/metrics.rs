@@ -122,11 +122,23 @@ impl MetricsWriter {
     /// If a value is called `step` or a name is there twice, or whatever the file system says; nothing of the line is left in
     /// the file then.
     pub fn write<N: AsRef<str>>(&mut self, step: u64, values: &[(N, f64)]) -> Result<(), MetricsError> {
+        let values = values.iter().map(|(name, value)| (name.as_ref(), json(*value)));
+        self.append(step, values)
+    }
+
+    /// Appends one line of texts: `step` first, then the texts in their order.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write), and if the line would be too long to be read again.
+    pub fn write_texts(&mut self, step: u64, texts: &[(&str, &str)]) -> Result<(), MetricsError> {
+        self.append(step, texts.iter().map(|(name, text)| (*name, Value::from(*text))))
+    }
+
+    fn append<'v>(&mut self, step: u64, values: impl Iterator<Item = (&'v str, Value)>) -> Result<(), MetricsError> {
         let mut object = Map::new();
         object.insert("step".into(), step.into());
         for (name, value) in values {
-            let name = name.as_ref();
-            if object.insert(name.into(), json(*value)).is_some() {
+            if object.insert(name.into(), value).is_some() {
                 let reason = if name == "step" {
                     "it is the first value of every line"
                 } else {
@@ -141,6 +153,14 @@ impl MetricsWriter {
         }
         let mut line = Value::Object(object).to_string();
         line.push('\n');
+        if line.len() > MAX_LINE {
+            let reason = "its line would be too long to be read again";
+            return Err(MetricsError::Name {
+                path: self.path.clone(),
+                name: format!("step {step}"),
+                reason,
+            });
+        }
         if let Err(source) = self.file.write_all(line.as_bytes()) {
             // Half a line would spoil the next one.
             let _ = self

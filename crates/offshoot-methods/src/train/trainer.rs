@@ -1,6 +1,6 @@
 //! The one training loop: steps, logs, probes, checkpoints, interruption and resume, for any learner.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use offshoot_zoo::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::events::{EventWriter, EventsError};
-use super::metrics::{MetricsError, MetricsWriter};
+use super::metrics::{MetricsError, MetricsWriter, truncate_after};
 use super::run::RunFolder;
 use super::state::{self, StateError, TrainState};
 
@@ -73,6 +73,14 @@ pub trait Learner {
     /// Its own.
     fn probe(&mut self) -> Result<Vec<(String, f64)>, Self::Error>;
 
+    /// Something that it makes, to be looked at: what it was given, and what it made of it.
+    ///
+    /// # Errors
+    /// Its own.
+    fn samples(&mut self) -> Result<Vec<(String, String)>, Self::Error> {
+        Ok(Vec::new())
+    }
+
     /// Everything that the next steps depend on.
     fn state(&self) -> TrainState;
 
@@ -99,6 +107,9 @@ pub trait Observer {
 
     /// After a probe.
     fn probed(&mut self, done: u64, values: &[(String, f64)]);
+
+    /// After samples were made: what each was given, and what was made of it.
+    fn sampled(&mut self, done: u64, samples: &[(String, String)]);
 
     /// After a checkpoint was written.
     fn saved(&mut self, done: u64);
@@ -185,6 +196,9 @@ pub fn train<L: Learner>(
             let values = learner.probe().map_err(TrainError::Learner)?;
             logs.probe(context, done, &values)?;
             observer.probed(done, &values);
+            let samples = learner.samples().map_err(TrainError::Learner)?;
+            logs.samples(done, &samples)?;
+            observer.sampled(done, &samples);
         }
         let stopping = context.stop.load(Ordering::Relaxed);
         if last || stopping || due(done, context.cadence.checkpoint_every) {
@@ -246,6 +260,8 @@ struct Logs {
     metrics: MetricsWriter,
     timing: MetricsWriter,
     events: EventWriter,
+    /// Where samples go, once there are any.
+    samples: PathBuf,
 }
 
 impl Logs {
@@ -263,7 +279,23 @@ impl Logs {
             metrics: open(&path.join("metrics.jsonl"))?,
             timing: open(&path.join("timing.jsonl"))?,
             events,
+            samples: {
+                let samples = path.join("samples.jsonl");
+                truncate_after(&samples, first)?;
+                samples
+            },
         })
+    }
+
+    fn samples(&self, done: u64, samples: &[(String, String)]) -> Result<(), LogError> {
+        if samples.is_empty() {
+            return Ok(());
+        }
+        let mut file = MetricsWriter::resume(&self.samples, done)?;
+        for (prompt, text) in samples {
+            file.write_texts(done, &[("prompt", prompt), ("text", text)])?;
+        }
+        Ok(file.sync()?)
     }
 
     fn step(

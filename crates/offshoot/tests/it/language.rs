@@ -51,7 +51,8 @@ probe_every = 10
 
 [probe]
 windows = 20
-prompts = []
+prompts = ["", "A child"]
+tokens = 12
 "#;
 
 /// Paragraphs of the project's documents below `places`, as JSON lines.
@@ -133,6 +134,14 @@ fn a_run_stopped_anywhere_and_resumed_gives_the_same_bytes() {
         let last = "checkpoints/step-00000024/state.safetensors";
         assert!(whole[last] == again[last], "{name}: the last checkpoint differs");
     }
+    let samples = String::from_utf8(whole["samples.jsonl"].clone()).unwrap();
+    let samples: Vec<Value> = samples
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let steps: Vec<u64> = samples.iter().map(|sample| sample["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [10, 10, 20, 20, 24, 24]);
+    assert!(samples[1]["prompt"] == "A child" && !samples[1]["text"].as_str().unwrap().is_empty());
     // From a corpus that was made before, another way to the same tokens.
     bench
         .run("tokenizer train guide.jsonl log.jsonl --vocabulary 400 --seed 3 -o t.json")

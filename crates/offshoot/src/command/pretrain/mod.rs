@@ -282,6 +282,10 @@ impl Observer for Stopping {
         self.inner.probed(done, values);
     }
 
+    fn sampled(&mut self, done: u64, samples: &[(String, String)]) {
+        self.inner.sampled(done, samples);
+    }
+
     fn saved(&mut self, done: u64) {
         self.inner.saved(done);
     }
