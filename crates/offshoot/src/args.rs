@@ -359,7 +359,13 @@ pub struct Generate {
     #[arg(value_parser = RangedU64ValueParser::<u64>::new().range(1..=1_000_000))]
     pub samples: u64,
     /// Divides the scores of tokens: below 1 surer, above 1 freer; 0 takes the best token always.
-    #[arg(long, value_name = "T", default_value_t = 1.0, help_heading = "Sampling")]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 1.0,
+        help_heading = "Sampling",
+        allow_negative_numbers = true
+    )]
     pub temperature: f64,
     /// Draw only from so many of the best tokens; 0 for all.
     #[arg(long, value_name = "K", default_value_t = 50, help_heading = "Sampling")]

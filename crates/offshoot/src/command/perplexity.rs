@@ -219,19 +219,15 @@ impl Yardstick<'_> {
             let mut scores = Vec::new();
             for (domain, name) in self.text.names().into_iter().enumerate() {
                 meter.what = format!("{id} {name}");
-                let score = self
-                    .domain(
-                        network.as_ref(),
-                        &weights,
-                        domain,
-                        &mut meter,
-                        &mut content,
-                        number == 0,
-                    )
-                    .map_err(|mut failure| {
-                        failure.error = failure.error.context(format!("domain `{name}`"));
-                        failure
-                    })?;
+                let score = self.domain(
+                    network.as_ref(),
+                    &weights,
+                    domain,
+                    &mut meter,
+                    &mut content,
+                    number == 0,
+                );
+                let score = score.map_err(|failure| of_domain(&name, failure))?;
                 meter.before += sizes[domain];
                 scores.push((name, score));
             }
@@ -265,7 +261,12 @@ impl Yardstick<'_> {
                 .map(|part| part.span(most.min(part.documents()).saturating_sub(1)).end)
                 .collect()),
             Text::Named(domains) if self.documents == 0 => {
-                let size = |domain: &Domain| Ok(Documents::open(&domain.path, MAX_DAMAGED)?.total_bytes());
+                let size = |domain: &Domain| {
+                    let opened = Documents::open(&domain.path, MAX_DAMAGED).map_err(Failure::from);
+                    Ok(opened
+                        .map_err(|failure| of_domain(&domain.name, failure))?
+                        .total_bytes())
+                };
                 domains.iter().map(size).collect()
             }
             Text::Named(domains) => Ok(vec![self.documents; domains.len()]),
@@ -398,6 +399,14 @@ impl Yardstick<'_> {
     }
 }
 
+/// What went wrong in a domain, with its name.
+fn of_domain(name: &str, failure: Failure) -> Failure {
+    Failure {
+        error: failure.error.context(format!("domain `{name}`")),
+        ..failure
+    }
+}
+
 /// The next documents, `left` of them at most.
 fn block(source: &mut Documents, left: &mut u64) -> Result<Vec<Document>, DataError> {
     let mut block = Vec::new();
@@ -418,10 +427,14 @@ fn tell(name: &str, source: &Documents) {
     let counts = source.counts();
     if counts.empty + counts.damaged > 0 {
         complain(&format!(
-            "{name}: {} documents of white space and {} damaged ones were left out {}",
+            "{name}: left out were {} documents of white space alone and {} damaged{}",
             counts.empty,
             counts.damaged,
-            counts.first_damaged.join("; ")
+            counts
+                .first_damaged
+                .iter()
+                .map(|place| format!("; {place}"))
+                .collect::<String>()
         ));
     }
 }
