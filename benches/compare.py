@@ -22,6 +22,7 @@ RIVALS = ROOT / "benches" / "rivals"
 # Modules that each engine needs, under the names of their packages.
 NEEDS = {
     "torch": {"torch": "torch"},
+    "transformers": {"torch": "torch", "transformers": "transformers"},
     "onnxruntime": {"torch": "torch", "onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
     "sklearn": {"sklearn": "scikit-learn", "threadpoolctl": "threadpoolctl"},
     "sklearn-normalised": {"sklearn": "scikit-learn", "threadpoolctl": "threadpoolctl"},
@@ -216,6 +217,15 @@ def step_jobs(args, _scratch):
             yield Job(case, threads, [args.binary, "bench", "step", *own], rivals)
 
 
+def lm_jobs(args, _scratch):
+    for case in args.cases:
+        for arch in args.archs:
+            for threads in args.threads:
+                own = options(case=case, arch=arch, threads=threads, steps=args.steps, warmup=args.warmup)
+                rivals = {"transformers": [sys.executable, RIVALS / "lm_step.py", *own]}
+                yield Job(f"{case} {arch}", threads, [args.binary, "bench", "lm", *own], rivals)
+
+
 def features_jobs(args, scratch):
     for case in args.cases:
         images = args.images or (256 if case == "vit-s16" else 10_000)
@@ -279,6 +289,13 @@ def arguments():
     step.add_argument("--warmup", type=int, default=2, help="steps before the first timed one")
     step.set_defaults(engines=["torch"])
 
+    lm = kind("lm", lm_jobs, "whole training steps of decoders, against transformers in PyTorch")
+    lm.add_argument("--cases", nargs="+", choices=["tiny", "cpu-s", "slm-126m"], default=["cpu-s"], help="sizes")
+    lm.add_argument("--archs", nargs="+", choices=["gpt2", "llama"], default=["gpt2", "llama"], help="kinds of decoders")
+    lm.add_argument("--steps", type=count, default=5, help="timed steps of one run")
+    lm.add_argument("--warmup", type=int, default=2, help="steps before the first timed one")
+    lm.set_defaults(engines=["transformers"])
+
     features = kind("features", features_jobs, "features of images, against PyTorch and ONNX Runtime")
     features.add_argument(
         "--cases",
@@ -309,7 +326,7 @@ def check(args):
     """Fails before the first run if something is missing."""
     if not os.access(args.binary, os.X_OK) or args.binary.is_dir():
         fail(f"there is no binary at {args.binary}", "cargo build --release, or name one by --binary")
-    modules = {"numpy": "numpy", "safetensors": "safetensors"} if args.kind != "step" else {}
+    modules = {"numpy": "numpy", "safetensors": "safetensors"} if args.kind not in ("step", "lm") else {}
     for engine in args.engines:
         modules |= NEEDS[engine]
     missing = sorted(package for module, package in modules.items() if importlib.util.find_spec(module) is None)

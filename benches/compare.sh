@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Times offshoot and its rivals in turns and prints a Markdown table: benches/compare.sh step|features|knn [--help].
+# Times offshoot and its rivals in turns and prints a Markdown table: benches/compare.sh step|lm|features|knn [--help].
 # Python is $PYTHON, or the .venv of this repository; benches/README.md says what it needs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -15,6 +15,7 @@ def run(*command):
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode != 0:
         raise Difference(f"{pathlib.Path(command[0]).name} failed:\n{done.stderr.strip()}")
+    return done.stdout
 
 
 def family_members(run_folder, wanted):

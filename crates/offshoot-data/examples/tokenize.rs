@@ -1,4 +1,4 @@
-//! Times a tokenizer on the documents of a path: the counterpart of `benches/rivals/tokenize.py`.
+//! Times a tokenizer on the documents of a path: the counterpart of `benches/rivals/text_tokens.py`.
 //!
 //! `tokenize PATH [TOKENIZER] [PASSES]`: the tokenizer is read, or trained (8,192 byte-level tokens) and written where the
 //! file is not there. One JSON line comes out: documents, bytes, tokens, a hash of all ids, and the seconds of each pass.

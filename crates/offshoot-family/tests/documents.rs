@@ -174,32 +174,41 @@ fn recipes_that_are_named_exist() {
     assert!(!named.is_empty(), "no document names a recipe");
 }
 
-#[test]
-fn every_recipe_key_is_in_the_table() {
-    let text = read(&root().join("docs/elastic.md"));
-    let words: BTreeSet<&str> = quoted(&text).collect();
-    let of = |file: &str, structs: &[&str]| -> Vec<String> {
-        let code = read(&root().join("crates").join(file));
-        let mut keys = Vec::new();
-        for wanted in structs {
-            let (_, body) = code
-                .split_once(&format!("pub struct {wanted} {{"))
-                .unwrap_or_else(|| panic!("no {wanted}"));
-            let body = body.split("\n}").next().unwrap_or_default();
-            let mut filled_in = false;
-            for line in body.lines().map(str::trim) {
-                filled_in |= line == "#[serde(skip)]";
-                if let Some((key, _)) = line.strip_prefix("pub ").and_then(|l| l.split_once(':'))
-                    && !std::mem::take(&mut filled_in)
-                {
-                    keys.push(key.to_owned());
-                }
+/// Fields of structs that recipes are made of, but for those that are filled in.
+fn fields(file: &str, structs: &[&str]) -> Vec<String> {
+    let code = read(&root().join("crates").join(file));
+    let mut keys = Vec::new();
+    for wanted in structs {
+        let (_, body) = code
+            .split_once(&format!("pub struct {wanted} {{"))
+            .unwrap_or_else(|| panic!("no {wanted}"));
+        let body = body.split("\n}").next().unwrap_or_default();
+        let mut filled_in = false;
+        for line in body.lines().map(str::trim) {
+            filled_in |= line == "#[serde(skip)]";
+            if let Some((key, _)) = line.strip_prefix("pub ").and_then(|l| l.split_once(':'))
+                && !std::mem::take(&mut filled_in)
+            {
+                keys.push(key.to_owned());
             }
         }
-        keys
-    };
+    }
+    keys
+}
+
+/// The keys that `document` does not name, as a key or as the end of one.
+fn missing(document: &str, keys: Vec<String>) -> Vec<String> {
+    let text = read(&root().join(document));
+    let words: BTreeSet<&str> = quoted(&text)
+        .flat_map(|word| [word, word.rsplit('.').next().unwrap_or(word)])
+        .collect();
+    keys.into_iter().filter(|key| !words.contains(key.as_str())).collect()
+}
+
+#[test]
+fn every_recipe_key_is_in_the_table() {
     let keys = [
-        of(
+        fields(
             "offshoot-methods/src/elastic/recipe.rs",
             &[
                 "InitRecipe",
@@ -211,15 +220,38 @@ fn every_recipe_key_is_in_the_table() {
                 "ProbeRecipe",
             ],
         ),
-        of("offshoot-family/src/architecture.rs", &["Vit", "Swin", "ResNet"]),
-        of("offshoot-methods/src/elastic/step.rs", &["LossRecipe"]),
-        of("offshoot-data/src/augment/mod.rs", &["MultiCrop"]),
-        of("offshoot-data/src/mask.rs", &["BlockMasks"]),
+        fields("offshoot-family/src/architecture/mod.rs", &["Vit", "Swin", "ResNet"]),
+        fields("offshoot-methods/src/elastic/step.rs", &["LossRecipe"]),
+        fields("offshoot-data/src/augment/mod.rs", &["MultiCrop"]),
+        fields("offshoot-data/src/mask.rs", &["BlockMasks"]),
     ]
     .concat();
     assert!(keys.len() > 60, "{} keys found", keys.len());
-    let missing: Vec<&String> = keys.iter().filter(|key| !words.contains(key.as_str())).collect();
+    let missing = missing("docs/elastic.md", keys);
     assert!(missing.is_empty(), "docs/elastic.md does not name {missing:?}");
+}
+
+#[test]
+fn every_key_of_a_language_models_recipe_is_in_the_table() {
+    let sections = [
+        "DataRecipe",
+        "SpaceRecipe",
+        "ElasticRecipe",
+        "OptimRecipe",
+        "TrainRecipe",
+        "ProbeRecipe",
+    ];
+    let keys = [
+        fields("offshoot-methods/src/language/recipe.rs", &sections),
+        fields("offshoot-family/src/architecture/decoder.rs", &["Decoder"]),
+    ]
+    .concat();
+    assert!(keys.len() > 50, "{} keys found", keys.len());
+    let missing: Vec<String> = missing("docs/language.md", keys)
+        .into_iter()
+        .filter(|key| !["domains", "weights"].contains(&key.as_str()))
+        .collect();
+    assert!(missing.is_empty(), "docs/language.md does not name {missing:?}");
 }
 
 #[test]

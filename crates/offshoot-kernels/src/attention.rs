@@ -7,14 +7,18 @@
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata};
 use burn::tensor::{Shape, Slice};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::Arch;
 
+mod backward;
+mod tile;
+
+use self::backward::Target;
+use self::tile::{Part, Rows, multiply, padded, turn};
 use crate::gemm::note;
 use crate::operation::Kernel;
 use crate::slices::{tensor, values};
 use crate::vector::{
-    LANES, add_up, arch, build_bundles, build_pieces, dot, exp_negative, largest, sum_of, vectorised, with_scratch,
-    zeroed,
+    LANES, add_up, arch, build_bundles, build_pieces, exp_negative, largest, sum_of, vectorised, with_scratch, zeroed,
 };
 
 /// How the rows of packed queries, keys and values are to be read.
@@ -75,17 +79,19 @@ impl Attention {
         all
     }
 
-    /// Counts the products of the forward pass, or of the backward pass with the scores found again.
+    /// Counts the products of the forward pass, or of the backward pass with the scores found again; of causal ones the half that
+    /// is seen.
     fn note(&self, backward: bool) {
         for &(count, t) in &self.sequences {
             let (batch, d) = (count * self.heads, self.head_dim);
-            note((t, d, t), (false, true), batch);
+            let seen = if self.causal { t.div_ceil(2) } else { t };
+            note((t, d, seen), (false, true), batch);
             if backward {
-                note((t, d, t), (false, true), batch);
-                note((t, t, d), (true, false), batch);
-                note((t, t, d), (true, false), batch);
+                note((t, d, seen), (false, true), batch);
+                note((t, seen, d), (true, false), batch);
+                note((t, seen, d), (true, false), batch);
             }
-            note((t, t, d), (false, false), batch);
+            note((t, seen, d), (false, false), batch);
         }
     }
 
@@ -122,209 +128,156 @@ struct Sequence {
     number: usize,
 }
 
+impl Sequence {
+    /// Queries of one block of work: about equally many in each, and whole tiles.
+    fn block(self) -> usize {
+        let blocks = self.tokens.div_ceil(QUERIES).max(1);
+        self.tokens.div_ceil(blocks).max(1).next_multiple_of(4)
+    }
+}
+
 /// Shares of the sequences that the gradient of a bias is summed over, if there is one group.
 const SHARES: usize = 16;
 
 /// Queries of one block of work.
 const QUERIES: usize = 96;
 
-/// The next multiple of the vector width.
-fn padded(n: usize) -> usize {
-    n.next_multiple_of(LANES)
-}
-
-/// Rows with a distance between them.
-#[derive(Clone, Copy)]
-struct Rows<'a> {
-    values: &'a [f32],
-    stride: usize,
-}
-
-/// `c += a b` for `size.0` rows and `size.2` columns of `c`, which are `c_stride` apart, where the element `(i, x)` of `a` is
-/// `a[i * strides.0 + x * strides.1]`. Each element is summed in the order of `x`, whatever the vectors.
-struct Multiply<'a> {
-    c: &'a mut [f32],
-    c_stride: usize,
-    a: &'a [f32],
-    strides: (usize, usize),
-    b: Rows<'a>,
-    /// Rows, inner size, columns.
-    size: (usize, usize, usize),
-}
-
-impl WithSimd for Multiply<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let (rows, inner, columns) = self.size;
-        if inner == 0 {
-            return;
-        }
-        let mut i = 0;
-        while i < rows {
-            let a = &self.a[i * self.strides.0..];
-            let c = &mut self.c[i * self.c_stride..];
-            let tiles = Tiles {
-                simd,
-                a,
-                strides: self.strides,
-                b: self.b,
-                inner,
-            };
-            match rows - i {
-                1 => i += tiles.strip::<1>(c, self.c_stride, columns),
-                2 | 3 => i += tiles.strip::<2>(c, self.c_stride, columns),
-                _ => i += tiles.strip::<4>(c, self.c_stride, columns),
-            }
-        }
-    }
-}
-
-/// The rows of [`Multiply`] from some row on.
-#[derive(Clone, Copy)]
-struct Tiles<'a, S> {
-    simd: S,
-    a: &'a [f32],
-    strides: (usize, usize),
-    b: Rows<'a>,
-    inner: usize,
-}
-
-impl<S: Simd> Tiles<'_, S> {
-    /// `R` rows, two vectors of columns at a time; gives `R`.
-    #[inline(always)]
-    fn strip<const R: usize>(self, c: &mut [f32], c_stride: usize, columns: usize) -> usize {
-        let lanes = S::F32_LANES;
-        let mut j = 0;
-        while j + 2 * lanes <= columns {
-            self.tile::<R, 2>(&mut c[j..], c_stride, j);
-            j += 2 * lanes;
-        }
-        while j + lanes <= columns {
-            self.tile::<R, 1>(&mut c[j..], c_stride, j);
-            j += lanes;
-        }
-        // What is left of a head whose size is no multiple of the vector.
-        for j in j..columns {
-            for r in 0..R {
-                let mut sum = 0.0;
-                for x in 0..self.inner {
-                    let factor = self.a[r * self.strides.0 + x * self.strides.1];
-                    sum = factor.mul_add(self.b.values[x * self.b.stride + j], sum);
-                }
-                c[r * c_stride + j] += sum;
-            }
-        }
-        R
-    }
-
-    /// `R` rows of `V` vectors from column `j`, summed in registers.
-    #[inline(always)]
-    fn tile<const R: usize, const V: usize>(self, c: &mut [f32], c_stride: usize, j: usize) {
-        let (simd, lanes) = (self.simd, S::F32_LANES);
-        let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        for x in 0..self.inner {
-            let row = S::as_simd_f32s(&self.b.values[x * self.b.stride + j..][..V * lanes]).0;
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let factor = simd.splat_f32s(self.a[r * self.strides.0 + x * self.strides.1]);
-                for (sum, column) in sums.iter_mut().zip(row) {
-                    *sum = simd.mul_add_f32s(factor, *column, *sum);
-                }
-            }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            let c = S::as_mut_simd_f32s(&mut c[r * c_stride..][..V * lanes]).0;
-            for (c, sum) in c.iter_mut().zip(sums) {
-                *c = simd.add_f32s(*c, *sum);
-            }
-        }
-    }
-}
-
-/// Runs [`Multiply`] for the CPU at hand.
-fn multiply(
-    arch: Arch,
-    (c, c_stride): (&mut [f32], usize),
-    (a, strides): (&[f32], (usize, usize)),
-    b: Rows<'_>,
-    size: (usize, usize, usize),
-) {
-    arch.dispatch(Multiply {
-        c,
-        c_stride,
-        a,
-        strides,
-        b,
-        size,
-    });
-}
-
-/// `out[x][i] = factor * rows[i][x]`, its rows `stride` apart and filled up with zeros.
-#[inline(always)]
-fn turn(rows: Rows<'_>, count: usize, size: usize, factor: f32, out: &mut [f32], stride: usize) {
-    for x in 0..size {
-        out[x * stride + count..(x + 1) * stride].fill(0.0);
-    }
-    for i in 0..count {
-        let row = &rows.values[i * rows.stride..][..size];
-        for (value, out) in row.iter().zip(out[i..].iter_mut().step_by(stride)) {
-            *out = factor * value;
-        }
-    }
-}
-
 /// What the scores of one block of queries depend on besides queries and keys.
 #[derive(Clone, Copy)]
 struct Scene<'a> {
-    /// The number of the block's first query in its sequence.
+    /// The place of the block's first query among the keys.
     first: usize,
-    tokens: usize,
+    /// Keys that there are.
+    keys: usize,
     causal: bool,
-    /// `[tokens, tokens]` of this head.
+    /// `[queries, keys]` of this head, from the sequence's first query on.
     bias: Option<&'a [f32]>,
 }
 
 impl Scene<'_> {
-    /// Turns rows of scores, `stride` apart, into exponentials of what they are above their maximum, and gives the sums' reciprocals
-    /// to `then` with each row.
+    /// Keys that query `r` of the block sees.
+    #[inline(always)]
+    fn seen(self, r: usize) -> usize {
+        if self.causal {
+            (self.first + r + 1).min(self.keys)
+        } else {
+            self.keys
+        }
+    }
+
+    /// The same, as parts of the products.
+    fn part(self, of: impl Fn(usize) -> Part) -> Part {
+        if self.causal { of(self.first) } else { Part::Whole }
+    }
+
+    /// Turns the scores that are seen, in rows that are `stride` apart, into exponentials of what they are above their maximum, and
+    /// gives the sums' reciprocals to `then` with each row.
     #[inline(always)]
     fn soften(self, scores: &mut [f32], stride: usize, mut then: impl FnMut(usize, &mut [f32], f32)) {
         for (r, row) in scores.chunks_exact_mut(stride).enumerate() {
-            let seen = if self.causal { self.first + r + 1 } else { self.tokens };
-            let (row_seen, hidden) = row.split_at_mut(seen);
-            hidden.fill(0.0);
+            let row = &mut row[..self.seen(r)];
             if let Some(bias) = self.bias {
-                let bias = &bias[(self.first + r) * self.tokens..][..seen];
-                for (score, bias) in row_seen.iter_mut().zip(bias) {
+                let bias = &bias[(self.first + r) * self.keys..][..row.len()];
+                for (score, bias) in row.iter_mut().zip(bias) {
                     *score += bias;
                 }
             }
-            let most = largest(row_seen);
-            for score in row_seen.iter_mut() {
+            let most = largest(row);
+            for score in row.iter_mut() {
                 *score = exp_negative(*score - most);
             }
             let sum = sum_of(
-                row_seen,
+                row,
                 #[inline(always)]
                 |x| x,
             );
             then(r, row, 1.0 / sum);
         }
     }
+
+    /// Writes the attention of a block of `count` queries of `dim` numbers to rows of `out`: `keys` are turned and scaled, and their
+    /// rows hold whole vectors. `scores` has room for the queries' rows of [`padded`] keys.
+    fn attend(
+        self,
+        arch: Arch,
+        (queries, keys, values): (Rows<'_>, Rows<'_>, Rows<'_>),
+        (count, dim): (usize, usize),
+        scores: &mut [f32],
+        (out, out_stride): (&mut [f32], usize),
+    ) {
+        let seen = self.seen(count - 1);
+        let stride = padded(seen);
+        let scores = &mut scores[..count * stride];
+        let size = (count, dim, seen.next_multiple_of(LANES));
+        let part = self.part(|first| Part::Scores { first });
+        let queries = (queries.values, (queries.stride, 1));
+        multiply(arch, (scores, stride, false), queries, keys, size, part);
+        vectorised!(
+            arch,
+            self.soften(
+                scores,
+                stride,
+                #[inline(always)]
+                |_, row, factor| row.iter_mut().for_each(|p| *p *= factor),
+            )
+        );
+        let part = self.part(|first| Part::ByQuery { first });
+        let scores = (&*scores, (stride, 1));
+        multiply(arch, (out, out_stride, false), scores, values, (count, seen, dim), part);
+    }
 }
 
-#[inline(always)]
 fn scene<'a>(form: &Attention, bias: Option<&'a [f32]>, sequence: Sequence, head: usize, first: usize) -> Scene<'a> {
     let square = sequence.tokens * sequence.tokens;
     Scene {
         first,
-        tokens: sequence.tokens,
+        keys: sequence.tokens,
         causal: form.causal,
         bias: bias.map(|bias| {
             let groups = bias.len() / (form.heads * square).max(1);
             &bias[(sequence.number % groups * form.heads + head) * square..][..square]
         }),
+    }
+}
+
+impl Attention {
+    /// Keys of each sequence and head of keys turned and scaled, `[head_dim, padded(tokens)]`, where several blocks of queries need
+    /// them; and where those of each sequence begin.
+    fn turned_keys(&self, rows: &[f32], sequences: &[Sequence]) -> (Vec<f32>, Vec<usize>) {
+        let (width, dim) = (self.width(), self.head_dim);
+        let size = |sequence: &Sequence| {
+            let several = sequence.block() < sequence.tokens;
+            usize::from(several) * dim * padded(sequence.tokens)
+        };
+        let starts = sequences.iter().scan(0, |next, sequence| {
+            let start = *next;
+            *next += self.kv_heads * size(sequence);
+            Some(start)
+        });
+        let starts = starts.collect();
+        let sizes: Vec<[usize; 1]> = sequences
+            .iter()
+            .flat_map(|sequence| std::iter::repeat_n([size(sequence)], self.kv_heads))
+            .collect();
+        if sizes.iter().all(|&[size]| size == 0) {
+            return (Vec::new(), starts);
+        }
+        let arch = arch();
+        let [keys] = build_pieces(&sizes, |i, [blank]| {
+            let keys = zeroed(blank);
+            let sequence = sequences[i / self.kv_heads];
+            if !keys.is_empty() {
+                let place = (self.heads + i % self.kv_heads) * dim;
+                let rows = Rows {
+                    values: &rows[sequence.first * width + place..],
+                    stride: width,
+                };
+                let stride = padded(sequence.tokens);
+                vectorised!(arch, turn(rows, sequence.tokens, dim, self.scale(), keys, stride));
+            }
+            [keys]
+        });
+        (keys, starts)
     }
 }
 
@@ -406,50 +359,45 @@ impl Kernel for Attention {
         let (rows, bias) = (values(&tensors[0]), tensors.get(1).map(values));
         let (width, out_width, dim) = (self.width(), self.out_width(), self.head_dim);
         let arch = arch();
-        // A sequence's queries in blocks of about equal size.
-        let blocks: Vec<(Sequence, usize, usize)> = self
-            .each()
-            .into_iter()
-            .flat_map(|sequence| {
-                let size = sequence
-                    .tokens
-                    .div_ceil(sequence.tokens.div_ceil(QUERIES).max(1))
-                    .max(1);
-                (0..sequence.tokens.div_ceil(size))
-                    .map(move |b| (sequence, b * size, size.min(sequence.tokens - b * size)))
+        let sequences = self.each();
+        let (turned, starts) = self.turned_keys(rows, &sequences);
+        let blocks: Vec<(Sequence, usize, usize)> = sequences
+            .iter()
+            .flat_map(|&sequence| {
+                let (tokens, size) = (sequence.tokens, sequence.block());
+                (0..tokens)
+                    .step_by(size)
+                    .map(move |first| (sequence, first, size.min(tokens - first)))
             })
             .collect();
         let sizes: Vec<[usize; 1]> = blocks.iter().map(|block| [block.2 * out_width]).collect();
         let [out] = build_pieces(&sizes, |b, [blank]| {
             let (sequence, first, count) = blocks[b];
             let out = zeroed(blank);
-            let (tokens, stride) = (sequence.tokens, padded(sequence.tokens));
+            let tokens = sequence.tokens;
             let rows = &rows[sequence.first * width..][..tokens * width];
-            with_scratch((dim + count) * stride, |scratch| {
-                let (keys, scores) = scratch.split_at_mut(dim * stride);
+            let part = |at: usize| Rows {
+                values: &rows[at..],
+                stride: width,
+            };
+            let own = if count < tokens { 0 } else { dim * padded(tokens) };
+            with_scratch(own + count * padded(tokens), |scratch| {
+                let (own, scores) = scratch.split_at_mut(own);
                 for head in 0..self.heads {
                     let [q, k, v] = self.head(head);
-                    let part = |at: usize| Rows {
-                        values: &rows[at..],
-                        stride: width,
+                    let stride = padded(tokens);
+                    let kv = head * self.kv_heads / self.heads;
+                    let keys = if count < tokens {
+                        &turned[starts[sequence.number] + kv * dim * stride..][..dim * stride]
+                    } else {
+                        if head.is_multiple_of(self.heads / self.kv_heads) {
+                            vectorised!(arch, turn(part(k), tokens, dim, self.scale(), own, stride));
+                        }
+                        &*own
                     };
-                    vectorised!(arch, turn(part(k), tokens, dim, self.scale(), keys, stride));
-                    let keys = Rows { values: keys, stride };
-                    scores.fill(0.0);
-                    let queries = (&rows[first * width + q..], (width, 1));
-                    multiply(arch, (scores, stride), queries, keys, (count, dim, stride));
-                    let scene = scene(&self, bias, sequence, head, first);
-                    vectorised!(
-                        arch,
-                        scene.soften(
-                            scores,
-                            stride,
-                            #[inline(always)]
-                            |_, row, factor| row.iter_mut().for_each(|p| *p *= factor),
-                        )
-                    );
+                    let three = (part(first * width + q), Rows { values: keys, stride }, part(v));
                     let out = (&mut out[head * dim..], out_width);
-                    multiply(arch, out, (scores, (stride, 1)), part(v), (count, tokens, dim));
+                    scene(&self, bias, sequence, head, first).attend(arch, three, (count, dim), scores, out);
                 }
             });
             [out]
@@ -466,9 +414,13 @@ impl Kernel for Attention {
     ) -> Vec<Option<FloatTensor<Flex>>> {
         self.note(true);
         let (rows, bias, d_out) = (values(&tensors[0]), tensors.get(1).map(values), values(&gradient));
-        let (width, out_width, dim) = (self.width(), self.out_width(), self.head_dim);
+        let (width, out_width) = (self.width(), self.out_width());
         let arch = arch();
         let sequences = self.each();
+        if bias.is_none() && self.by_heads(&sequences) {
+            let d_rows = self.back_by_heads(&sequences, rows, d_out);
+            return vec![Some(tensor(d_rows, tensors[0].shape()))];
+        }
         let bias_size = bias.map_or(0, <[f32]>::len);
         // The gradient of a bias is summed over the sequences of its group: in the order of their shares, of which there are only
         // a few where there are few groups.
@@ -500,77 +452,13 @@ impl Kernel for Attention {
                 .unwrap_or_default();
             for (number, [d_rows, _]) in numbers.by_ref().zip(&mut pieces) {
                 let sequence = sequences[number];
-                let (tokens, stride) = (sequence.tokens, padded(sequence.tokens));
+                let tokens = sequence.tokens;
                 let rows = &rows[sequence.first * width..][..tokens * width];
                 let d_out = &d_out[sequence.first * out_width..][..tokens * out_width];
-                let block = tokens.min(QUERIES);
-                with_scratch(2 * (dim + block) * stride, |scratch| {
-                    let (keys, scratch) = scratch.split_at_mut(dim * stride);
-                    let (turned, scratch) = scratch.split_at_mut(dim * stride);
-                    for head in 0..self.heads {
-                        let [q, k, v] = self.head(head);
-                        let part = |at: usize| Rows {
-                            values: &rows[at..],
-                            stride: width,
-                        };
-                        vectorised!(arch, {
-                            turn(part(k), tokens, dim, self.scale(), keys, stride);
-                            turn(part(v), tokens, dim, 1.0, turned, stride);
-                        });
-                        let square = |values| Rows { values, stride };
-                        let mut first = 0;
-                        while first < tokens {
-                            let count = block.min(tokens - first);
-                            let (scores, d_scores) = scratch.split_at_mut(block * stride);
-                            let (scores, d_scores) = (&mut scores[..count * stride], &mut d_scores[..count * stride]);
-                            scores.fill(0.0);
-                            d_scores.fill(0.0);
-                            let queries = &rows[first * width + q..];
-                            let d_out = &d_out[first * out_width + head * dim..];
-                            let size = (count, dim, stride);
-                            multiply(arch, (scores, stride), (queries, (width, 1)), square(keys), size);
-                            multiply(arch, (d_scores, stride), (d_out, (out_width, 1)), square(turned), size);
-                            let scene = scene(&self, bias, sequence, head, first);
-                            let scale = self.scale();
-                            vectorised!(
-                                arch,
-                                scene.soften(
-                                    scores,
-                                    stride,
-                                    #[inline(always)]
-                                    |r, row, factor| {
-                                        row.iter_mut().for_each(|p| *p *= factor);
-                                        let d_row = &mut d_scores[r * stride..][..stride];
-                                        let common = dot(row, d_row);
-                                        for (d, p) in d_row.iter_mut().zip(row) {
-                                            *d = *p * (*d - common);
-                                        }
-                                    },
-                                )
-                            );
-                            if bias.is_some() {
-                                let d_bias = &mut d_bias[(head * tokens + first) * tokens..][..count * tokens];
-                                vectorised!(arch, {
-                                    let rows = d_bias.chunks_exact_mut(tokens).zip(d_scores.chunks_exact(stride));
-                                    for (d_bias, d) in rows {
-                                        d_bias.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
-                                    }
-                                });
-                            }
-                            vectorised!(arch, d_scores.iter_mut().for_each(|d| *d *= scale));
-                            let (d_scores, scores) = (&*d_scores, &*scores);
-                            let rows_of = |values, stride| Rows { values, stride };
-                            let d_queries = (&mut d_rows[first * width + q..], width);
-                            multiply(arch, d_queries, (d_scores, (stride, 1)), part(k), (count, tokens, dim));
-                            let size = (tokens, count, dim);
-                            let d_keys = (&mut d_rows[k..], width);
-                            multiply(arch, d_keys, (d_scores, (1, stride)), rows_of(queries, width), size);
-                            let d_values = (&mut d_rows[v..], width);
-                            multiply(arch, d_values, (scores, (1, stride)), rows_of(d_out, out_width), size);
-                            first += count;
-                        }
-                    }
-                });
+                let mut target = Target::Rows(d_rows);
+                for kv in 0..self.kv_heads {
+                    self.back(arch, (sequence, kv), (rows, bias, d_out), d_bias, &mut target);
+                }
             }
             if let Some([_, first]) = pieces.first_mut() {
                 *first = d_bias;
@@ -637,5 +525,69 @@ impl Kernel for Attention {
         };
         let d_rows = B::float_cat(runs_of_rows.map(one).collect(), 0);
         vec![Some(d_rows), d_bias]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slices::contiguous;
+    use crate::tests::{Way, gradients, result};
+
+    fn numbers(n: usize, seed: usize) -> Vec<f32> {
+        let one = |i: usize| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0;
+        (0..n).map(one).collect()
+    }
+
+    /// Two sequences of which one is split by heads of keys in the gradient, and 20 of which none is.
+    #[test]
+    fn what_a_token_does_not_see_does_not_reach_it_whatever_it_holds() {
+        for (count, tokens) in [(2, 131), (20, 29)] {
+            let form = Attention {
+                sequences: vec![(count, tokens)],
+                heads: 4,
+                kv_heads: 2,
+                head_dim: 21,
+                causal: true,
+            };
+            let (rows, width, out_width) = (count * tokens, form.width(), form.out_width());
+            let (x, d) = (numbers(rows * width, 1), numbers(rows * out_width, 2));
+            let run = |x: &[f32], d: &[f32]| {
+                let packed = tensor(x.to_vec(), [rows, width]);
+                let y = result(Way::Ours, form.clone(), vec![packed.clone()]);
+                let d = tensor(d.to_vec(), [rows, out_width]);
+                let dx = gradients(Way::Ours, form.clone(), vec![packed], d).remove(0);
+                [y, dx].map(|t| values(&contiguous(t)).to_vec())
+            };
+            let expected = run(&x, &d);
+            let token = |element: usize, width: usize| element / width % tokens;
+            let same = |found: &[f32], expected: &[f32], asked: &dyn Fn(usize) -> bool| {
+                let all = found.iter().zip(expected).enumerate();
+                all.filter(|(e, _)| asked(*e))
+                    .all(|(_, (a, b))| a.to_bits() == b.to_bits())
+            };
+            for special in [f32::NAN, f32::INFINITY] {
+                for t in [1, 2, 3, 4, 15, 16, 17, 28] {
+                    // Everything from token t on.
+                    let after = |x: &[f32], width: usize| -> Vec<f32> {
+                        let all = x.iter().enumerate();
+                        all.map(|(e, &x)| if token(e, width) >= t { special } else { x })
+                            .collect()
+                    };
+                    let found = run(&after(&x, width), &after(&d, out_width));
+                    assert!(same(&found[0], &expected[0], &|e| token(e, out_width) < t));
+                    // Of the gradient that of the queries: keys and values get theirs from later tokens.
+                    let query = |e: usize| e % width < out_width && token(e, width) < t;
+                    assert!(same(&found[1], &expected[1], &query));
+
+                    // Queries before token t, and the gradients of their results.
+                    let queries = x.iter().enumerate().map(|(e, &x)| if query(e) { special } else { x });
+                    let results = d.iter().enumerate();
+                    let results = results.map(|(e, &d)| if token(e, out_width) < t { special } else { d });
+                    let found = run(&queries.collect::<Vec<_>>(), &results.collect::<Vec<_>>());
+                    assert!(same(&found[1], &expected[1], &|e| token(e, width) >= t));
+                }
+            }
+        }
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! NaN and infinities come out of the kernels where they come out of the plain operations. Two gradients only promise to be not
 //! finite in the same places, infinity for NaN or the other way round, as they sum in another order: those of a [`Linear`] with a
-//! LayerScale, of [`soft_cross_entropy`], and of [`group_norm`](crate::group_norm()).
+//! LayerScale, of [`soft_cross_entropy`], and of [`group_norm`](crate::group_norm()). And in causal attention what a token does not
+//! see does not reach it, whatever it holds, where the plain operations take it times zero.
 
 mod attention;
 mod autodiff;

@@ -476,7 +476,18 @@ pub(crate) fn largest(values: &[f32]) -> f32 {
             *lane = if x > *lane { x } else { *lane };
         }
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    let mut half = WIDE / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] = if lanes[l + half] > lanes[l] {
+                lanes[l + half]
+            } else {
+                lanes[l]
+            };
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// Bits of 1.5 * 2^23: adding it to a small number rounds that to a whole one in the low bits.

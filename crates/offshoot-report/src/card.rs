@@ -33,6 +33,8 @@ pub enum OpenedBy<'a> {
     },
     /// Any ONNX runtime.
     Onnx,
+    /// llama.cpp, and whatever reads its files.
+    Gguf,
 }
 
 /// The card of `child`. Every number in it is a number of the catalog.
@@ -98,11 +100,13 @@ pub fn model_card(catalog: &Catalog, child: &Child, facts: &CardFacts<'_>) -> St
         library = match facts.opened_by {
             OpenedBy::Library { name, .. } => name,
             OpenedBy::Onnx => "onnx",
+            OpenedBy::Gguf => "gguf",
         },
         // The catalog knows the size of a folder's `model.safetensors`.
         weights = match facts.opened_by {
             OpenedBy::Library { .. } => format!("{} bytes, fp32", units::grouped(child.bytes)),
             OpenedBy::Onnx => "fp32".to_owned(),
+            OpenedBy::Gguf => "as the file says".to_owned(),
         },
     );
     card.push_str("## Measured\n\n");
@@ -127,6 +131,7 @@ pub fn model_card(catalog: &Catalog, child: &Child, facts: &CardFacts<'_>) -> St
         usage = match facts.opened_by {
             OpenedBy::Library { python, .. } => library_usage(python, facts),
             OpenedBy::Onnx => onnx_usage(&catalog.data, facts),
+            OpenedBy::Gguf => gguf_usage(),
         },
         version = catalog.version,
         method = catalog.method,
@@ -148,6 +153,13 @@ fn library_usage(python: &str, facts: &CardFacts<'_>) -> String {
         "`features` is `cls`, of which the scores are. "
     };
     format!("```python\n{python}```\n\n{what}{}.\n", facts.features)
+}
+
+/// How to run a language model that lies in one file with its tokenizer.
+fn gguf_usage() -> String {
+    "```sh\nllama-completion -m model.gguf -p \"Once upon a time\" -n 50 -no-cnv\n```\n\n\
+     The tokenizer is in the file. It was trained on text, not on conversations.\n"
+        .to_owned()
 }
 
 /// How to run a language model, one pass over whole sequences.

@@ -8,6 +8,7 @@ use offshoot_family::{Architecture, View};
 use serde_json::Value;
 
 use crate::decoder::DecoderNetwork;
+use crate::gguf::{self, GgufError};
 use crate::layout::{self, Dialect, Program};
 use crate::materialize::{self, Plan, TensorPlan, ViewError};
 use crate::network::{self, Backbone, Network, NetworkError};
@@ -15,9 +16,9 @@ use crate::onnx::{self, OnnxError};
 pub use crate::preparation::{Preparation, TokenizerFiles};
 use crate::registry::open;
 use crate::safetensors::{self, SafetensorsError};
-use crate::shards::Shards;
 use crate::start;
 use crate::tensor::Device;
+use crate::weight_files::WeightFiles;
 use crate::weights::{Weight, Weights};
 
 /// Name of the weights file in a folder.
@@ -77,6 +78,9 @@ pub enum CheckpointError {
     /// An ONNX file cannot be written.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
+    /// A GGUF file is not one, or cannot be written.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// A view was made for other weights.
     #[error("the view was made for parent {wanted}, but {path} is {found}")]
     OtherParent {
@@ -100,6 +104,7 @@ impl CheckpointError {
                 Some("the file is damaged or was not fully copied: compare its size with the original's".into())
             }
             Self::Unsupported { hint, .. } => Some(hint.clone()),
+            Self::Gguf(error) => error.hint(),
             Self::Mismatch { .. } => Some("config.json and the weights belong to different models".into()),
             Self::OtherParent { .. } => {
                 Some("the parent was changed after the family was made: restore it or make the family again".into())
@@ -113,7 +118,7 @@ impl CheckpointError {
 pub struct Checkpoint {
     network: Box<dyn Network>,
     dialect: Dialect,
-    files: Shards,
+    files: WeightFiles,
 }
 
 impl Checkpoint {
@@ -136,7 +141,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Names the first few tensors that do not fit.
-    pub(crate) fn of(network: Box<dyn Network>, dialect: Dialect, files: Shards) -> Result<Self, CheckpointError> {
+    pub(crate) fn of(network: Box<dyn Network>, dialect: Dialect, files: WeightFiles) -> Result<Self, CheckpointError> {
         dialect.check(&files).map_err(|reason| CheckpointError::Mismatch {
             path: files.path().to_owned(),
             reason,
@@ -149,7 +154,7 @@ impl Checkpoint {
     }
 
     /// Its weights files.
-    pub fn files(&self) -> &Shards {
+    pub fn files(&self) -> &WeightFiles {
         &self.files
     }
 
@@ -286,7 +291,7 @@ impl Checkpoint {
 
 /// Removes whatever an export may have left in `folder`, the file that says that it is whole first.
 pub(crate) fn clear(folder: &Path) -> Result<(), CheckpointError> {
-    for name in ["config.json", onnx::MODEL, WEIGHTS, onnx::DATA] {
+    for name in ["config.json", onnx::MODEL, WEIGHTS, onnx::DATA, gguf::MODEL] {
         let path = folder.join(name);
         onnx::remove(&path).map_err(|source| CheckpointError::Io { path, source })?;
     }
@@ -350,16 +355,16 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointErr
 }
 
 /// The weights files of a folder.
-pub(crate) fn weights_of(folder: &Path) -> Result<Shards, CheckpointError> {
+pub(crate) fn weights_of(folder: &Path) -> Result<WeightFiles, CheckpointError> {
     let index = folder.join(INDEX);
     if !folder.join(WEIGHTS).exists() && index.is_file() {
-        return Shards::indexed(&index);
+        return WeightFiles::indexed(&index);
     }
-    Shards::single(&folder.join(WEIGHTS))
+    WeightFiles::single(&folder.join(WEIGHTS))
 }
 
 /// Refuses more layers than there are tensors, before the layout is made: a configuration may name any depth.
-pub(crate) fn check_layers(network: &dyn Network, files: &Shards) -> Result<(), CheckpointError> {
+pub(crate) fn check_layers(network: &dyn Network, files: &WeightFiles) -> Result<(), CheckpointError> {
     let (layers, tensors) = (network.layers(), files.count());
     if layers <= tensors + 1 {
         return Ok(());

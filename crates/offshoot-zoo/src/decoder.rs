@@ -11,6 +11,7 @@ use offshoot_family::{Architecture, Decoder, DecoderKind, Operator, Shape, Space
 
 use crate::layout::{Layout, decoder_layout};
 use crate::network::{Network, NetworkError, SpaceBounds, axis, kept_blocks};
+use crate::onnx;
 use crate::spec::{Dim, Init, TensorSpec};
 use crate::tensor::kernels::Rows;
 use crate::tensor::{Attention, Linear, Rotary, Tensor, attention, gather_rows, rotary};
@@ -220,6 +221,63 @@ impl DecoderNetwork {
     /// If a token lies outside the vocabulary, a sequence is longer than GPT-2's context, or weights do not match the specs.
     pub fn logits(&self, weights: &Weights, tokens: &Tokens) -> Tensor<2> {
         self.head(weights, self.residual(weights, tokens))
+    }
+
+    /// The forward pass as an ONNX graph, in the same steps and with weights by the same names: from `tokens`, `[batch, sequence]`, to
+    /// logits of the tokens after them, `[batch, sequence, vocabulary]`. Sequences start at their first tokens and are of one
+    /// length, which is open as the batch is; nothing is kept from one run to the next.
+    pub fn graph(&self, graph: &mut onnx::Graph, tokens: onnx::Value) -> onnx::Value {
+        use onnx::Extent::{Batch, Fixed, Length, Rows};
+        let d = &self.decoder;
+        let mut x = graph.embedding(EMBEDDING, tokens);
+        let positions = graph.positions();
+        let turn = if self.gpt2() {
+            let learned = graph.leading_rows("pos_embed");
+            x = graph.add(x, learned);
+            None
+        } else {
+            Some(graph.turn(positions, &self.frequencies))
+        };
+        let mask = graph.causal_mask(positions);
+        let form = onnx::Packed {
+            heads: d.heads,
+            kv_heads: d.kv_heads,
+            head_dim: d.head_dim,
+        };
+        let mut x = graph.reshape(x, &[Rows(1), Fixed(d.width)]);
+        for block in 0..d.depth {
+            let name = |leaf: &str| format!("blocks.{block}.{leaf}");
+            graph.at(format!("blocks.{block}"));
+            let inner = self.normed_graph(graph, x, &name("norm1"));
+            let packed = graph.linear(inner, &name("attn.qkv"));
+            let mixed = graph.causal_attention(packed, form, mask, turn);
+            let inner = graph.linear(mixed, &name("attn.proj"));
+            x = graph.add(x, inner);
+            let inner = self.normed_graph(graph, x, &name("norm2"));
+            let inner = if self.gpt2() {
+                let inner = graph.linear(inner, &name("mlp.fc1"));
+                let inner = graph.gelu_tanh(inner);
+                graph.linear(inner, &name("mlp.fc2"))
+            } else {
+                let inner = graph.linear(inner, &name("mlp.gate_up"));
+                let inner = graph.swiglu(inner);
+                graph.linear(inner, &name("mlp.down"))
+            };
+            x = graph.add(x, inner);
+        }
+        graph.at("");
+        let x = self.normed_graph(graph, x, "norm");
+        let logits = graph.linear(x, self.output().trim_end_matches(".weight"));
+        graph.reshape(logits, &[Batch(1), Length(1), Fixed(d.vocabulary)])
+    }
+
+    /// The norm called `name` in the graph.
+    fn normed_graph(&self, graph: &mut onnx::Graph, x: onnx::Value, name: &str) -> onnx::Value {
+        if self.gpt2() {
+            graph.layer_norm(x, name, self.decoder.norm_eps)
+        } else {
+            graph.rms_norm(x, name, self.decoder.norm_eps)
+        }
     }
 
     /// Multiply-adds of one sequence of `tokens` tokens through the whole network, every token attending to those before it and

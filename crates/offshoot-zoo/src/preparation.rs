@@ -151,6 +151,12 @@ impl TokenizerFiles {
         file.map_or(&[], |(_, bytes)| bytes)
     }
 
+    /// The object of `tokenizer_config.json`, if there is one.
+    pub fn config(&self) -> Option<Value> {
+        let (_, bytes) = self.files.iter().find(|(name, _)| name == "tokenizer_config.json")?;
+        serde_json::from_slice(bytes).ok()
+    }
+
     fn write(&self, folder: &Path) -> Result<(), CheckpointError> {
         for (name, bytes) in &self.files {
             let path = folder.join(name);

@@ -42,7 +42,12 @@ pub enum Command {
     Data(Data),
     /// Open a model of others, check it, and make it a run of one child.
     Import(Import),
-    /// Pre-train an elastic parent by a recipe, without labels.
+    /// Train a tokenizer.
+    #[command(subcommand)]
+    Tokenizer(TokenizerCommand),
+    /// Make a corpus of text: tokenized, split by document, cleared of duplicates.
+    Tokenize(Tokenize),
+    /// Pre-train a parent by a recipe: on images without labels, or on text.
     Pretrain(Pretrain),
     /// List the children of a run.
     Family(Family),
@@ -156,6 +161,80 @@ pub struct Import {
     /// Seed of the split.
     #[arg(long, default_value_t = 0, help_heading = "Data")]
     pub seed: u64,
+}
+
+/// `offshoot tokenizer`.
+#[derive(Debug, Subcommand)]
+pub enum TokenizerCommand {
+    /// Train a byte-level BPE or a unigram tokenizer on text.
+    Train(TrainTokenizer),
+}
+
+/// `offshoot tokenizer train`.
+#[derive(Debug, Args)]
+pub struct TrainTokenizer {
+    /// Text files, JSONL, Parquet, or folders of those.
+    #[arg(required = true, value_name = "PATH")]
+    pub text: Vec<PathBuf>,
+    /// File to write.
+    #[arg(short, long, value_name = "JSON", default_value = "tokenizer.json")]
+    pub out: PathBuf,
+    /// Tokens to have, special ones and bytes included.
+    #[arg(long, value_name = "N", default_value_t = 32_768)]
+    pub vocabulary: usize,
+    /// Kind of the tokenizer.
+    #[arg(long, value_enum, default_value_t = TokenizerKind::Bpe)]
+    pub algorithm: TokenizerKind,
+    /// Chooses the documents of a sample where there is more text than is counted (512 MiB).
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Replace the file.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// Kinds of tokenizers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TokenizerKind {
+    /// Byte-level BPE, as GPT-2 has.
+    Bpe,
+    /// A unigram language model with byte fallback, as SentencePiece trains.
+    Unigram,
+}
+
+/// `offshoot tokenize`.
+#[derive(Debug, Args)]
+pub struct Tokenize {
+    /// Domains: text files, JSONL, Parquet or folders of those, each with a name.
+    #[arg(required = true, value_name = "NAME=PATH")]
+    pub text: Vec<String>,
+    /// A tokenizer.json, or a folder with one.
+    #[arg(long, value_name = "PATH")]
+    pub tokenizer: PathBuf,
+    /// Folder to make.
+    #[arg(short, long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Share of the documents held out for choosing.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    pub val: f64,
+    /// Share of the documents held out for the final number.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    pub test: f64,
+    /// Seed of the split.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Share of damaged documents of a domain that is allowed.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    pub max_damaged: f64,
+    /// Leave training documents in that nearly equal a held-out one.
+    #[arg(long)]
+    pub keep_near_duplicates: bool,
+    /// The token that begins a text, where the tokenizer's own names do not tell.
+    #[arg(long, value_name = "TOKEN")]
+    pub begin_of_text: Option<String>,
+    /// The token that ends a text.
+    #[arg(long, value_name = "TOKEN")]
+    pub end_of_text: Option<String>,
 }
 
 /// `offshoot pretrain`.
@@ -444,6 +523,9 @@ pub struct Export {
     /// Layout of the folders.
     #[arg(long, value_enum, default_value_t = Format::Hf)]
     pub format: Format,
+    /// How matrices are stored in a GGUF file.
+    #[arg(long, value_enum, default_value_t = Stored::F32)]
+    pub stored: Stored,
     /// Replace folders that are there already.
     #[arg(long)]
     pub overwrite: bool,
@@ -484,8 +566,22 @@ pub enum Format {
     Hf,
     /// The same for timm: residual networks that stride in the second convolution.
     Timm,
+    /// GGUF of decoders, for llama.cpp and others: model.gguf with the tokenizer in it, README.md.
+    Gguf,
     /// ONNX: model.onnx (and model.onnx.data beyond 1 GiB of weights), preprocessor_config.json, README.md.
     Onnx,
+}
+
+/// How matrices are stored in a GGUF file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stored {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// Blocks of 32 bytes with a scale.
+    #[value(name = "q8_0")]
+    Q8,
 }
 
 /// `offshoot report`.
@@ -503,6 +599,8 @@ pub struct Report {
 pub enum Bench {
     /// Time whole training steps: losses, backward, optimizer and average, without loading data.
     Step(BenchStep),
+    /// Time whole training steps of a decoder language model: loss, backward, clipping and optimizer, on made-up tokens.
+    Lm(BenchLm),
     /// Time a child's features of made-up images: class tokens and means of patch tokens, as every score is made from.
     Features(BenchFeatures),
     /// Time the search for nearest neighbours among made-up features.
@@ -540,6 +638,60 @@ pub enum Case {
     /// A ResNet of width 64 with 2, 3, 6, 2 blocks on 64 pixels, 8 images.
     #[value(name = "resnet-s")]
     ResNetS,
+}
+
+/// `offshoot bench lm`.
+#[derive(Debug, Args)]
+pub struct BenchLm {
+    /// Size of the problem.
+    #[arg(long, value_enum, default_value_t = LmCase::CpuS)]
+    pub case: LmCase,
+    /// Kind of the decoder; a Llama has half as many heads of keys and values as of queries.
+    #[arg(long, value_enum, default_value_t = LmArch::Gpt2)]
+    pub arch: LmArch,
+    /// Run blocks again for the gradient.
+    #[arg(long)]
+    pub recompute: bool,
+    /// Timed steps.
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    pub steps: usize,
+    /// Steps before the first timed one.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub warmup: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: Compute,
+}
+
+/// Kinds of decoders for `bench lm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LmArch {
+    /// GPT-2.
+    Gpt2,
+    /// Llama.
+    Llama,
+}
+
+impl LmArch {
+    /// Its name as it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gpt2 => "gpt2",
+            Self::Llama => "llama",
+        }
+    }
+}
+
+/// Sizes of `bench lm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LmCase {
+    /// 32 x 2, 97 tokens, 4 windows of 24.
+    Tiny,
+    /// 256 x 4, 8,192 tokens, 16 windows of 256.
+    CpuS,
+    /// The paper's 1,024 x 7, 32,768 tokens, 16 windows of 1,024.
+    #[value(name = "slm-126m")]
+    Slm126m,
 }
 
 /// `offshoot bench features`.

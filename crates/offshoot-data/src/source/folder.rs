@@ -112,7 +112,7 @@ impl Folder {
 pub(crate) struct Listing {
     /// The files wanted, relative to the folder, in the order of their paths.
     pub(crate) files: Vec<PathBuf>,
-    /// Other files that are not hidden.
+    /// Other files.
     pub(crate) skipped: usize,
 }
 

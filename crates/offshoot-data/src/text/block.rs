@@ -58,3 +58,65 @@ impl<'s> Blocks<'s> {
         self.source.done_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, BufReader, Read};
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    /// JSON lines of 1,000 bytes each, made as they are read.
+    struct Made {
+        line: Vec<u8>,
+        at: usize,
+        left: u64,
+        read: Arc<AtomicU64>,
+    }
+
+    impl Read for Made {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = buffer
+                .len()
+                .min(self.line.len() - self.at)
+                .min(usize::try_from(self.left).unwrap());
+            buffer[..count].copy_from_slice(&self.line[self.at..self.at + count]);
+            self.at = (self.at + count) % self.line.len();
+            self.left -= count as u64;
+            self.read.fetch_add(count as u64, Ordering::Relaxed);
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn text_larger_than_a_block_is_read_block_by_block() {
+        let mut line = format!("{{\"text\": \"{}\"}}", "a".repeat(987)).into_bytes();
+        line.push(b'\n');
+        assert_eq!(line.len(), 1000);
+        let read = Arc::new(AtomicU64::new(0));
+        let made = Made {
+            line,
+            at: 0,
+            left: 64_000_000,
+            read: Arc::clone(&read),
+        };
+        let reader = BufReader::with_capacity(4096, made);
+        let mut source = Documents::lines(Path::new("made"), reader, 0.0).unwrap();
+        let limits = Limits {
+            bytes: 100_000,
+            documents: 8192,
+        };
+        let mut blocks = Blocks::new(&mut source, limits);
+        let (mut documents, mut taken) = (0, 0);
+        while let Some(block) = blocks.next().unwrap() {
+            // One document more than the limit at most, and no more read than taken and one buffer.
+            assert!(block.bytes < 100_000 + 987);
+            documents += block.documents.len();
+            taken += block.documents.len() as u64 * 1000;
+            assert!(read.load(Ordering::Relaxed) <= taken + 4096);
+        }
+        assert_eq!(documents, 64_000);
+    }
+}

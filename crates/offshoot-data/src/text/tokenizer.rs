@@ -94,7 +94,9 @@ impl Tokenizer {
             place: place.into(),
             reason,
         };
-        let read = catch_unwind(|| tokenizers::Tokenizer::from_bytes(&content));
+        let text = std::str::from_utf8(&content).map_err(|e| failed(format!("not a tokenizer: {e}")))?;
+        // `parse` is compiled with the library, its `from_bytes` would be compiled with this crate.
+        let read = catch_unwind(|| text.parse::<tokenizers::Tokenizer>());
         let mut plain = read
             .map_err(|_| failed("not a tokenizer: its parts contradict each other".into()))?
             .map_err(|e| failed(format!("not a tokenizer: {e}")))?;

@@ -8,7 +8,7 @@ use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::sequence::Sequence;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::models::unigram::{Unigram, UnigramTrainer};
+use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::Replace;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
@@ -19,6 +19,7 @@ use tokenizers::{
 use super::block::{Blocks, Limits};
 use super::source::Documents;
 use super::tokenizer::{Tokenizer, guarded};
+use super::unigram;
 use crate::error::DataError;
 use crate::split::unit;
 
@@ -36,9 +37,6 @@ const COVERAGE: f64 = 0.9995;
 const UNMATCHED: f64 = -1000.0;
 /// What a space is in a unigram vocabulary.
 const SPACE: char = '\u{2581}';
-/// What the trainer adds to the score of each further character that it left out (`min_score_penalty_delta`).
-const PENALTY: f64 = 0.0001;
-
 /// Which kind of model is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
@@ -105,6 +103,16 @@ impl Training {
             || self.special.iter().any(|name| name.trim().is_empty())
         {
             return Err(DataError::config("special", "names must differ, and none may be blank"));
+        }
+        if self.algorithm == Algorithm::Bpe {
+            for name in &self.special {
+                let mut split = PreTokenizedString::from(name.as_str());
+                guarded(|| splitter(self.algorithm).pre_tokenize(&mut split))?;
+                if split.get_splits(OffsetReferential::Original, OffsetType::None).len() < 2 {
+                    let reason = format!("`{name}` could be a word of a text; add signs, as in `<|name|>`");
+                    return Err(DataError::config("special", reason));
+                }
+            }
         }
         if self.algorithm == Algorithm::Unigram && !self.special.iter().any(|name| name == "<unk>") {
             return Err(DataError::config("special", "a unigram model needs `<unk>`"));
@@ -305,39 +313,29 @@ fn train_unigram(words: Vec<(String, u64)>, training: &Training) -> Result<token
         return Err(DataError::config("vocabulary", reason));
     }
     // A word is cut where a character is rare.
-    let mut sentences: Vec<(String, u32)> = words
+    let mut words: Vec<(String, u64)> = words
         .iter()
         .flat_map(|(word, count)| {
             let parts = word.split(|character| !characters.contains(&character));
             parts
                 .filter(|part| !part.is_empty())
-                .map(|part| (part.to_owned(), u32::try_from(*count).unwrap_or(u32::MAX)))
+                .map(|part| (part.to_owned(), *count))
         })
         .collect();
-    sentences.sort_unstable();
-    sentences.dedup_by(|next, kept| {
+    words.sort_unstable();
+    words.dedup_by(|next, kept| {
         let is_same = next.0 == kept.0;
         if is_same {
-            kept.1 = kept.1.saturating_add(next.1);
+            kept.1 += next.1;
         }
         is_same
     });
-    let trainer = UnigramTrainer::builder()
-        .show_progress(false)
-        .vocab_size(u32::try_from(room).unwrap_or(u32::MAX))
-        .initial_alphabet(characters.iter().copied().collect())
-        .build()
-        .map_err(|e| DataError::config("vocabulary", e.to_string()))?;
-    // The trainer cuts its sums by threads, so it gets one.
-    let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-    let alone = alone.map_err(|e| DataError::config("threads", e.to_string()))?;
-    let mut model = Unigram::default();
-    alone.install(|| guarded(|| trainer.do_train(sentences, &mut model)))?;
-
-    let pieces = in_fixed_order(model.iter().cloned().collect());
     let fixed = training.special.iter().cloned();
-    let fixed = fixed.chain((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
-    let vocabulary: Vec<(String, f64)> = fixed.map(|name| (name, UNMATCHED)).chain(pieces).collect();
+    let fixed: Vec<String> = fixed.chain((0..=255u8).map(|byte| format!("<0x{byte:02X}>"))).collect();
+    let mut pieces = unigram::train(&words, &characters, room);
+    pieces.retain(|(piece, _)| !fixed.contains(piece));
+    let fixed = fixed.into_iter().map(|name| (name, UNMATCHED));
+    let vocabulary: Vec<(String, f64)> = fixed.chain(pieces).collect();
     let unknown = training.special.iter().position(|name| name == "<unk>");
     let model = guarded(|| Unigram::from(vocabulary, unknown, true))?;
     let mut inner = tokenizers::Tokenizer::new(model);
@@ -367,10 +365,6 @@ fn characters(words: &[(String, u64)], room: usize) -> BTreeSet<char> {
     let total: u64 = counts.iter().map(|(_, count)| count).sum();
     let mut covered = 0;
     for (character, count) in counts {
-        // The trainer separates words by this one.
-        if character == '\0' {
-            continue;
-        }
         if covered as f64 >= COVERAGE * total as f64 || kept.len() >= room / 2 {
             break;
         }
@@ -378,32 +372,4 @@ fn characters(words: &[(String, u64)], room: usize) -> BTreeSet<char> {
         kept.insert(character);
     }
     kept
-}
-
-/// Puts right what the trainer leaves to the order of a hash map: characters that it had left out come back with the
-/// least score and ascending penalties, each of them in any order, and pieces of equal score stand in any order.
-fn in_fixed_order(mut pieces: Vec<(String, f64)>) -> Vec<(String, f64)> {
-    let least = pieces.iter().map(|(_, score)| *score).fold(f64::INFINITY, f64::min);
-    let mut penalised = BTreeSet::new();
-    let mut penalty = 0.0;
-    for _ in 0..pieces.len() {
-        penalised.insert((least + penalty).to_bits());
-        penalty += PENALTY;
-    }
-    let is_returned =
-        |(piece, score): &(String, f64)| piece.chars().nth(1).is_none() && penalised.contains(&score.to_bits());
-    let mut returned: Vec<(String, f64)> = Vec::new();
-    pieces.retain(|piece| {
-        let is_returned = is_returned(piece);
-        if is_returned {
-            returned.push(piece.clone());
-        }
-        !is_returned
-    });
-    let mut scores: Vec<f64> = returned.iter().map(|(_, score)| *score).collect();
-    scores.sort_unstable_by(f64::total_cmp);
-    returned.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-    pieces.extend(returned.into_iter().map(|(piece, _)| piece).zip(scores));
-    pieces.sort_unstable_by(|(a, m), (b, n)| n.total_cmp(m).then_with(|| a.cmp(b)));
-    pieces
 }

@@ -3,10 +3,11 @@
 use std::fs::{self, File};
 use std::io::{Cursor, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use image::{ExtendedColorType, ImageEncoder};
-use offshoot_data::{DataError, Image, Source};
+use offshoot_data::text::{Algorithm, Tokenizer, Training};
+use offshoot_data::{DataError, Image, Rng, Source};
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::metadata::KeyValue;
@@ -166,6 +167,75 @@ pub(crate) fn parquet_of(
         rows.close().unwrap();
     }
     writer.close().unwrap();
+}
+
+/// A parquet file with a column `text` (or another name) of strings, and one of numbers before it.
+pub(crate) fn parquet_of_texts(path: &Path, column: &str, texts: &[Option<&[u8]>], group: usize) {
+    let schema = format!("message schema {{ required int64 id; optional binary {column} (UTF8); }}");
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    let mut writer = SerializedFileWriter::new(File::create(path).unwrap(), schema, Arc::new(properties)).unwrap();
+    for chunk in texts.chunks(group) {
+        let mut rows = writer.next_row_group().unwrap();
+        let mut ids = rows.next_column().unwrap().unwrap();
+        ids.typed::<Int64Type>()
+            .write_batch(&vec![7; chunk.len()], None, None)
+            .unwrap();
+        ids.close().unwrap();
+        let values: Vec<ByteArray> = chunk.iter().flatten().map(|text| text.to_vec().into()).collect();
+        let levels: Vec<i16> = chunk.iter().map(|text| i16::from(text.is_some())).collect();
+        let mut column = rows.next_column().unwrap().unwrap();
+        column
+            .typed::<ByteArrayType>()
+            .write_batch(&values, Some(&levels), None)
+            .unwrap();
+        column.close().unwrap();
+        rows.close().unwrap();
+    }
+    writer.close().unwrap();
+}
+
+/// JSON lines with one document each.
+pub(crate) fn json_lines<T: AsRef<str>>(texts: &[T]) -> Vec<u8> {
+    let line = |text: &T| format!("{}\n", serde_json::json!({ "text": text.as_ref() }));
+    texts.iter().map(line).collect::<String>().into_bytes()
+}
+
+/// Documents of made-up English, of 5 to 60 sentences each.
+pub(crate) fn stories(count: usize, seed: u64) -> Vec<String> {
+    const WORDS: &[&str] = &[
+        "the", "a", "small", "old", "river", "house", "fox", "girl", "walks", "sees", "under", "over", "bright",
+        "stone", "and", "then", "quietly", "window", "garden", "letter", "winter", "naïve", "café", "42", "runs",
+        "isn't",
+    ];
+    let mut rng = Rng::for_example(seed, "stories", 0, 0);
+    let mut story = || {
+        let mut text = String::new();
+        for _ in 0..rng.range(5..60) {
+            for word in 0..rng.range(3..12) {
+                text.push_str(if word == 0 { "" } else { " " });
+                text.push_str(WORDS[rng.range(0..WORDS.len())]);
+            }
+            text.push_str(if rng.chance(0.2) { ".\n" } else { ". " });
+        }
+        text
+    };
+    (0..count).map(|_| story()).collect()
+}
+
+/// A byte-level tokenizer trained on made-up English, made once.
+pub(crate) fn tokenizer() -> &'static Tokenizer {
+    static TOKENIZER: OnceLock<Tokenizer> = OnceLock::new();
+    TOKENIZER.get_or_init(|| {
+        let root = tempfile::tempdir().unwrap();
+        put(root.path(), "a.jsonl", &json_lines(&stories(50, 1)));
+        Tokenizer::train(
+            &[root.path().to_path_buf()],
+            &Training::new(Algorithm::Bpe, 340),
+            &mut |_, _| {},
+        )
+        .unwrap()
+    })
 }
 
 /// Writes a file and the folders on the way to it.

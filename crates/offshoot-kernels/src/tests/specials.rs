@@ -17,7 +17,7 @@ fn same_classes(case: &Case, inputs: &[FlexTensor], apart: bool, what: &str) {
     let (ours, plain) = ((case.kernel)(inputs.to_vec()), (case.plain)(inputs.to_vec()));
     for (i, (ours, plain)) in ours.into_iter().zip(plain).enumerate() {
         for (e, (a, b)) in elements(ours).into_iter().zip(elements(plain)).enumerate() {
-            let same = class(a, apart) == class(b, apart);
+            let same = class(a, apart) == class(b, apart) || case.hides && a.is_finite();
             assert!(same, "{}, {what}: result {i}, element {e} is {a}, not {b}", case.name);
         }
     }

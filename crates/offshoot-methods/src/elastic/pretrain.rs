@@ -10,16 +10,16 @@ use offshoot_eval::{EvalError, FeatureMatrix, Labelled};
 use offshoot_family::{Shape, Space};
 use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
 use offshoot_zoo::network::{KeepAll, NetworkError, StochasticDepth, Subset};
-use offshoot_zoo::tensor::{Device, Tensor, kernels};
+use offshoot_zoo::tensor::{Device, kernels};
 use offshoot_zoo::{Backbone, DropPath, TensorSpec, Weights};
 
 use super::heads::Heads;
 use super::recipe::{ElasticRecipe, RecipeProblem, Schedules};
 use super::sampling::{Sampler, SamplingError};
 use super::step::{Batch, Elastic, Objective, Pass};
-use crate::train::optimizer::{self, AdamW, Gradients, Moments, Rate};
+use crate::train::optimizer::{self, AdamW, Gradients, Rate};
 use crate::train::state::TrainState;
-use crate::train::trainer::{Clock, Learner, StepReport};
+use crate::train::trainer::{Clock, Learner, MAX_SKIPPED, StepReport};
 
 /// Why elastic pre-training cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -70,9 +70,6 @@ impl ElasticError {
         }
     }
 }
-
-/// Steps in a row without a finite loss after which a run stops.
-const MAX_SKIPPED: u64 = 100;
 
 /// The images that probes look at.
 pub struct ProbeImages {
@@ -513,58 +510,25 @@ impl Learner for ElasticLearner {
 
     fn state(&self) -> TrainState {
         let mut state = TrainState::default();
-        for (role, weights) in [("student", &self.student), ("teacher", &self.teacher)] {
-            for (name, weight) in weights.iter() {
-                state.tensors.insert(format!("{role}.{name}"), weight.clone());
-            }
-        }
-        for (name, moments) in &self.adam.moments {
-            for (role, flat) in [("first", &moments.first), ("second", &moments.second)] {
-                let weight = offshoot_zoo::Weight::new(flat.clone(), vec![flat.dims()[0]]);
-                state.tensors.insert(format!("{role}.{name}"), weight);
-            }
-            state.counts.insert(name.clone(), moments.updates);
-        }
+        state.put("student", &self.student);
+        state.put("teacher", &self.teacher);
+        self.adam.put(&mut state);
         state.counts.insert("skipped".into(), self.skipped);
         state
     }
 
     fn restore(&mut self, state: TrainState) -> Result<(), ElasticError> {
         let specs: Vec<TensorSpec> = self.specs.values().cloned().collect();
-        let role = |role: &str| {
-            let prefix = format!("{role}.");
-            let mut weights = Weights::new();
-            for (name, weight) in state.tensors.iter() {
-                if let Some(name) = name.strip_prefix(&prefix) {
-                    weights.insert(name, weight.clone());
-                }
-            }
-            weights
-        };
         let checked = |name: &str| {
-            let weights = role(name);
+            let weights = state.role(name);
             match weights.mismatch(&specs) {
                 Some(problem) => Err(ElasticError::State(format!("{name}: {problem}"))),
                 None => Ok(weights),
             }
         };
         (self.student, self.teacher) = (checked("student")?, checked("teacher")?);
-        let (first, second) = (role("first"), role("second"));
-        self.adam.moments.clear();
-        for (name, weight) in first.iter() {
-            let elements = self.specs.get(name).map(TensorSpec::elements);
-            let moment = |w: Option<&offshoot_zoo::Weight>| -> Option<Tensor<1>> {
-                w.filter(|w| Some(w.shape()[0]) == elements).map(|w| w.flat().clone())
-            };
-            let (Some(first), Some(second), Some(&updates)) =
-                (moment(Some(weight)), moment(second.get(name)), state.counts.get(name))
-            else {
-                return Err(ElasticError::State(format!("the moments of `{name}` are incomplete")));
-            };
-            self.adam
-                .moments
-                .insert(name.to_owned(), Moments { first, second, updates });
-        }
+        let elements = |name: &str| self.specs.get(name).map(TensorSpec::elements);
+        self.adam.take(&state, elements).map_err(ElasticError::State)?;
         self.skipped = state.counts.get("skipped").copied().unwrap_or(0);
         Ok(())
     }

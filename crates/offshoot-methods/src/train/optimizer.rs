@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use offshoot_zoo::Weights;
 use offshoot_zoo::tensor::Tensor;
 use offshoot_zoo::tensor::kernels::{self, AdamStep};
+use offshoot_zoo::{Weight, Weights};
+
+use super::state::TrainState;
 
 /// Gradients by tensor name.
 pub type Gradients = BTreeMap<String, Tensor<1>>;
@@ -110,6 +112,41 @@ impl AdamW {
     }
 }
 
+impl AdamW {
+    /// Adds the moments to a state, under the roles `first` and `second`, and the updates of each tensor to its counts.
+    pub fn put(&self, state: &mut TrainState) {
+        for (name, moments) in &self.moments {
+            for (role, flat) in [("first", &moments.first), ("second", &moments.second)] {
+                let weight = Weight::new(flat.clone(), vec![flat.dims()[0]]);
+                state.tensors.insert(format!("{role}.{name}"), weight);
+            }
+            state.counts.insert(name.clone(), moments.updates);
+        }
+    }
+
+    /// Takes the moments over from a state; `elements` says how many numbers a tensor has.
+    ///
+    /// # Errors
+    /// Names a tensor whose moments are not whole, or that there is none of.
+    pub fn take(&mut self, state: &TrainState, elements: impl Fn(&str) -> Option<usize>) -> Result<(), String> {
+        let (first, second) = (state.role("first"), state.role("second"));
+        self.moments.clear();
+        for (name, weight) in first.iter() {
+            let moment = |w: Option<&Weight>| {
+                w.filter(|w| Some(w.shape()[0]) == elements(name))
+                    .map(|w| w.flat().clone())
+            };
+            let (Some(first), Some(second), Some(&updates)) =
+                (moment(Some(weight)), moment(second.get(name)), state.counts.get(name))
+            else {
+                return Err(format!("the moments of `{name}` are incomplete"));
+            };
+            self.moments.insert(name.to_owned(), Moments { first, second, updates });
+        }
+        Ok(())
+    }
+}
+
 /// L2 norms of the gradients by `group`; 0 for a group without any.
 pub fn norms<const N: usize>(gradients: &Gradients, group: impl Fn(&str) -> usize) -> [f64; N] {
     let mut sums = [0.0; N];
@@ -137,7 +174,6 @@ pub fn average(average: &mut Weights, weights: &Weights, momentum: f64) {
 
 #[cfg(test)]
 mod tests {
-    use offshoot_zoo::Weight;
     use offshoot_zoo::tensor::Device;
 
     use super::*;

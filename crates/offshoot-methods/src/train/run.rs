@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use offshoot_family::files::write_atomic;
 
 /// What a run writes into its folder; `--overwrite` removes these and nothing else.
-const OWN: [&str; 9] = [
+const OWN: [&str; 11] = [
     "recipe.toml",
     "metrics.jsonl",
     "timing.jsonl",
@@ -16,6 +16,8 @@ const OWN: [&str; 9] = [
     "views",
     "catalog.json",
     "report.html",
+    "corpus",
+    "samples.jsonl",
     "lock",
 ];
 
@@ -158,13 +160,18 @@ impl RunFolder {
         }
     }
 
-    /// Takes back what [`create`](Self::create) made, for a run that could not start: nothing is left of a folder that was not
-    /// there and that nothing was written to.
+    /// Takes back what [`create`](Self::create) made, and what was prepared in it, for a run that could not start: nothing is left of
+    /// a folder that was not there.
     pub fn abandon(self) {
         let nothing = !self.path.join("recipe.toml").exists();
         if nothing {
-            // What cannot be removed is an empty folder at worst.
-            let _ = std::fs::remove_file(self.path.join("lock"));
+            // What cannot be removed is left of a run that never was, and the next one replaces it.
+            for name in OWN {
+                let path = self.path.join(name);
+                if path.exists() {
+                    let _ = remove(path);
+                }
+            }
         }
         if nothing && self.made {
             let _ = std::fs::remove_dir(&self.path);

@@ -23,6 +23,27 @@ pub struct TrainState {
     pub counts: std::collections::BTreeMap<String, u64>,
 }
 
+impl TrainState {
+    /// Adds weights under a role: `student`, `teacher`.
+    pub fn put(&mut self, role: &str, weights: &Weights) {
+        for (name, weight) in weights.iter() {
+            self.tensors.insert(format!("{role}.{name}"), weight.clone());
+        }
+    }
+
+    /// The weights that were put in under a role.
+    pub fn role(&self, role: &str) -> Weights {
+        let prefix = format!("{role}.");
+        let mut weights = Weights::new();
+        for (name, weight) in self.tensors.iter() {
+            if let Some(name) = name.strip_prefix(&prefix) {
+                weights.insert(name, weight.clone());
+            }
+        }
+        weights
+    }
+}
+
 /// What a checkpoint says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateFacts {

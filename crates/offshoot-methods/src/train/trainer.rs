@@ -26,12 +26,15 @@ pub struct Cadence {
     pub probe_every: u64,
 }
 
+/// Steps in a row without a finite loss or gradient after which a run stops.
+pub const MAX_SKIPPED: u64 = 100;
+
 /// What one step did.
 #[derive(Clone, Debug, Default)]
 pub struct StepReport {
     /// Measured values by name; they depend on recipe, seed and data alone.
     pub values: Vec<(String, f64)>,
-    /// Examples that were seen.
+    /// Examples that were seen: images, or predicted tokens.
     pub examples: usize,
     /// Time spent waiting for data.
     pub waited: Duration,

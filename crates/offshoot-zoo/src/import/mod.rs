@@ -13,14 +13,15 @@ use offshoot_family::catalog::Preprocessing;
 use serde_json::Value;
 
 use crate::checkpoint::{self, Checkpoint, CheckpointError, INDEX, WEIGHTS, check_layers, read_json, weights_of};
+use crate::gguf;
 use crate::layout::{self, Ignored, Program};
 use crate::network::{Backbone, Network, NetworkError, SpaceBounds};
 use crate::preparation::{Preparation, TokenizerFiles};
 use crate::registry;
-use crate::shards::Shards;
 use crate::spec::Init;
 use crate::start;
 use crate::tensor::Device;
+use crate::weight_files::WeightFiles;
 
 /// Endings of files that hold Python objects.
 const PICKLES: [&str; 5] = ["bin", "pth", "pt", "ckpt", "tar"];
@@ -45,6 +46,9 @@ pub struct Import {
 /// # Errors
 /// Says what is wrong or not supported, in which file, and what would help.
 pub fn open(path: &Path, name: Option<&str>) -> Result<Import, CheckpointError> {
+    if gguf::is_gguf(path) {
+        return of_gguf(path, name);
+    }
     refuse_pickle(path)?;
     if !path.is_dir() {
         return file(path, name);
@@ -79,7 +83,26 @@ pub fn open(path: &Path, name: Option<&str>) -> Result<Import, CheckpointError> 
 }
 
 fn file(path: &Path, name: Option<&str>) -> Result<Import, CheckpointError> {
-    of_timm(path, Shards::single(path)?, name, &Value::Null)
+    of_timm(path, WeightFiles::single(path)?, name, &Value::Null)
+}
+
+fn of_gguf(path: &Path, name: Option<&str>) -> Result<Import, CheckpointError> {
+    if let Some(name) = name {
+        return Err(CheckpointError::Unsupported {
+            path: path.to_owned(),
+            reason: "says itself what the model is".into(),
+            hint: format!("leave out `--arch {name}`"),
+        });
+    }
+    let opened = gguf::open(path)?;
+    let notes = opened.notes.iter().map(ToString::to_string).collect();
+    let called = opened.name.map_or(String::new(), |name| format!(" called {name}"));
+    Import::new(
+        opened.checkpoint,
+        Preparation::Text(opened.tokenizer),
+        format!("a GGUF file{called}"),
+        notes,
+    )
 }
 
 fn of_transformers(folder: &Path, config: &Value) -> Result<Import, CheckpointError> {
@@ -121,7 +144,7 @@ fn preprocessor(
 }
 
 /// `place` is the file that says what the model is, or the weights where only `name` does.
-fn of_timm(place: &Path, files: Shards, name: Option<&str>, config: &Value) -> Result<Import, CheckpointError> {
+fn of_timm(place: &Path, files: WeightFiles, name: Option<&str>, config: &Value) -> Result<Import, CheckpointError> {
     let Some(name) = name else {
         let (reason, hint) = recognise::unnamed(&files);
         return Err(CheckpointError::Unsupported {

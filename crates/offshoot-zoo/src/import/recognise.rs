@@ -1,10 +1,10 @@
 //! What a file of tensors looks like to somebody who has to name it.
 
 use super::timm;
-use crate::shards::Shards;
+use crate::weight_files::WeightFiles;
 
 /// Why a file without a configuration cannot be opened, and what its tensors look like.
-pub(super) fn unnamed(files: &Shards) -> (String, String) {
+pub(super) fn unnamed(files: &WeightFiles) -> (String, String) {
     let reason = "no config.json says which model it is".to_owned();
     let hint = match guess(files) {
         Some((looks, Some(name))) => format!("it looks like {looks}: try `--arch {name}`"),
@@ -18,7 +18,7 @@ pub(super) fn unnamed(files: &Shards) -> (String, String) {
 }
 
 /// What it looks like, and a name for that, if there is one.
-fn guess(files: &Shards) -> Option<(String, Option<String>)> {
+fn guess(files: &WeightFiles) -> Option<(String, Option<String>)> {
     let dim = |name: &str, dim: usize| files.shape(name).and_then(|shape| shape.get(dim).copied());
     // Blocks are numbered from 0 without a gap.
     let count = |name: &dyn Fn(usize) -> String| (0..).take_while(|&i| files.shape(&name(i)).is_some()).count();

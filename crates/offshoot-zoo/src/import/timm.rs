@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::layout::{self, Dialect};
 use crate::network::Network;
-use crate::shards::Shards;
+use crate::weight_files::WeightFiles;
 
 /// Names that are known, for hints.
 pub(super) const SUPPORTED: &str = "vit_SIZE_patchN_PIXELS and deit_SIZE_patchN_PIXELS (tiny, small, base, large, huge), \
@@ -98,7 +98,7 @@ const HARMLESS: [&str; 10] = [
 /// What a timm folder says beside the name: `model_args`, each taken once, so that what is left over is not supported.
 struct Args<'a> {
     args: Map<String, Value>,
-    files: &'a Shards,
+    files: &'a WeightFiles,
 }
 
 impl Args<'_> {
@@ -197,7 +197,7 @@ fn model_of(name: &str) -> &str {
 ///
 /// # Errors
 /// Says which number makes none.
-pub(super) fn architecture(name: &str, config: &Value, files: &Shards) -> Option<Result<Architecture, String>> {
+pub(super) fn architecture(name: &str, config: &Value, files: &WeightFiles) -> Option<Result<Architecture, String>> {
     let mut args = config
         .get("model_args")
         .and_then(Value::as_object)
@@ -368,7 +368,7 @@ fn resnet_of(model: &str, config: &Value, args: &mut Args) -> Result<ResNet, Str
 }
 
 /// How a file of timm has the tensors of `network`.
-pub(super) fn dialect(network: &dyn Network, files: &Shards) -> Dialect {
+pub(super) fn dialect(network: &dyn Network, files: &WeightFiles) -> Dialect {
     match network.architecture() {
         // Written as timm has it.
         Architecture::ResNet(_) => layout::dialect(&Value::Null, network, files),

@@ -6,8 +6,8 @@ use offshoot_family::{Architecture, DecoderKind};
 
 use super::LayoutTensor;
 use crate::network::Network;
-use crate::shards::Shards;
 use crate::spec::TensorSpec;
+use crate::weight_files::WeightFiles;
 
 /// How a file says what a network's tensors are.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -82,7 +82,7 @@ fn tied(network: &dyn Network) -> bool {
 
 impl Dialect {
     /// A file with the names of a layout, whatever the model is called inside the class that was saved.
-    pub(super) fn of_layout(tensors: Vec<LayoutTensor>, network: &dyn Network, files: &Shards) -> Self {
+    pub(super) fn of_layout(tensors: Vec<LayoutTensor>, network: &dyn Network, files: &WeightFiles) -> Self {
         let bases: &[&str] = match network.architecture() {
             Architecture::Vit(_) => &["vit.", "dinov2."],
             Architecture::Swin(_) => &["swin."],
@@ -137,8 +137,16 @@ impl Dialect {
         dialect
     }
 
+    /// A file whose tensors are exactly these.
+    pub(crate) fn exact(tensors: Vec<LayoutTensor>) -> Self {
+        Self {
+            tensors,
+            ..Self::default()
+        }
+    }
+
     /// A file of timm: our tensors under other names; `rename` says which.
-    pub fn timm(network: &dyn Network, rename: impl Fn(&str) -> String, files: &Shards) -> Self {
+    pub fn timm(network: &dyn Network, rename: impl Fn(&str) -> String, files: &WeightFiles) -> Self {
         let mut dialect = Self {
             ignored: ALWAYS.to_vec(),
             ..Self::default()
@@ -163,7 +171,7 @@ impl Dialect {
     }
 
     /// Adds a tensor, if it is not a mask token that the file does not have.
-    fn add(&mut self, tensor: LayoutTensor, files: &Shards) {
+    fn add(&mut self, tensor: LayoutTensor, files: &WeightFiles) {
         if tensor.tensor != MASK_TOKEN || files.shape(&tensor.name).is_some() {
             self.tensors.push(tensor);
         }
@@ -180,7 +188,7 @@ impl Dialect {
     ///
     /// # Errors
     /// Names the first few tensors that are missing, of another shape, or not part of the network, and how many more there are.
-    pub fn check(&self, files: &Shards) -> Result<(), String> {
+    pub fn check(&self, files: &WeightFiles) -> Result<(), String> {
         let mut differences = Vec::new();
         for tensor in &self.tensors {
             match files.shape(&tensor.name) {

@@ -20,8 +20,9 @@ use offshoot_family::catalog::Preprocessing;
 use serde_json::{Value, json};
 
 use crate::checkpoint::Preparation;
+use crate::gguf;
 use crate::network::{Network, NetworkError};
-use crate::shards::Shards;
+use crate::weight_files::WeightFiles;
 
 /// In which order the elements of one of our matrices lie in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub enum Order {
     Same,
     /// (in, out): GPT-2's `Conv1D`.
     Transposed,
+    /// Within each of so many heads the two channels that rotary positions turn together stand next to each other: GGUF's `llama`.
+    Pairs(usize),
 }
 
 impl Order {
@@ -38,6 +41,7 @@ impl Order {
     fn to_file(self, values: Vec<f32>, shape: &[usize]) -> Vec<f32> {
         match (self, shape) {
             (Self::Transposed, &[inputs, outputs]) => transposed(&values, outputs, inputs),
+            (Self::Pairs(heads), &[rows, ..]) => gguf::pairs(&values, rows, heads),
             _ => values,
         }
     }
@@ -46,6 +50,7 @@ impl Order {
     fn of_file(self, values: Vec<f32>, shape: &[usize]) -> Vec<f32> {
         match (self, shape) {
             (Self::Transposed, &[inputs, outputs]) => transposed(&values, inputs, outputs),
+            (Self::Pairs(heads), &[rows, ..]) => gguf::halves(&values, rows, heads),
             _ => values,
         }
     }
@@ -205,7 +210,7 @@ pub fn architecture(config: &Value) -> Result<Architecture, String> {
 }
 
 /// How a file of transformers has the tensors of `network`; of our own, where `config` is timm's.
-pub(crate) fn dialect(config: &Value, network: &dyn Network, files: &Shards) -> Dialect {
+pub(crate) fn dialect(config: &Value, network: &dyn Network, files: &WeightFiles) -> Dialect {
     let tensors = match network.architecture() {
         Architecture::ResNet(net) if config.get("model_type").is_some() => resnet::transformers_tensors(&net),
         Architecture::ResNet(net) => resnet::timm_tensors(&net),

@@ -1,30 +1,22 @@
 //! A builder of ONNX graphs: values with known shapes, and the layers that networks are made of as nodes over them.
 //!
-//! The number of images is open; everything else has a size, and every function checks its operands' shapes. A wrong one is a
-//! mistake in a network's `graph`, so it panics with the function's rule. Nothing here holds a weight: a weight is a name and a
-//! shape until the file is written.
+//! The size of the batch is open, and of text the length of its sequences; everything else has a size, and every function checks its
+//! operands' shapes. A wrong one is a mistake in a network's `graph`, so it panics with the function's rule. Nothing here holds a
+//! weight: a weight is a name and a shape until the file is written. What only images or only text
+//! need is in `image.rs` and `text.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::extent::Extent::{self, Batch, Fixed, Length};
+use super::extent::{broadcast, product};
 use super::proto::{self, Attribute};
 use crate::spec::TensorSpec;
-
-/// Size of one dimension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// So many.
-    Fixed(usize),
-    /// So many for each image of the batch.
-    Batch(usize),
-}
-
-use Extent::{Batch, Fixed};
 
 /// What a node gives or a tensor holds, in one graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Value(usize);
 
-/// What a network gives.
+/// What a network of images gives.
 #[derive(Clone, Copy, Debug)]
 pub struct Outputs {
     /// One vector an image, `[batch, dim]`.
@@ -46,17 +38,9 @@ pub struct Heads {
     pub head_dim: usize,
 }
 
-/// How a kernel moves over an image, alike in both directions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sliding {
-    /// Distance of two positions.
-    pub stride: usize,
-    /// Border on each of the four sides.
-    pub padding: usize,
-}
-
-/// Names that belong to the model's input and outputs.
-pub(super) const PIXELS: &str = "pixel_values";
+/// Names that belong to the model's inputs and outputs.
+const PIXELS: &str = "pixel_values";
+const TOKENS: &str = "input_ids";
 const CLS: &str = "cls";
 const PATCHES: &str = "patches";
 const LOGITS: &str = "logits";
@@ -66,6 +50,18 @@ const LOGITS: &str = "logits";
 struct Known {
     name: String,
     shape: Vec<Extent>,
+    element: Element,
+}
+
+/// What a value is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Element {
+    /// 32-bit floats.
+    Float,
+    /// 64-bit integers.
+    Integer,
+    /// True or false.
+    Truth,
 }
 
 #[derive(Debug)]
@@ -77,10 +73,10 @@ struct Node {
     name: String,
 }
 
-/// Numbers that are no weights: sizes, axes, indices, masks.
+/// Numbers that are no weights, with their shape: sizes, axes, indices, masks.
 #[derive(Clone, Debug, PartialEq)]
 enum Constant {
-    Integers(Vec<i64>),
+    Integers(Vec<i64>, Vec<usize>),
     Floats(Vec<f32>, Vec<usize>),
 }
 
@@ -95,7 +91,10 @@ pub struct Graph {
     constants: Vec<(Constant, Value)>,
     inputs: Vec<Value>,
     outputs: Vec<Value>,
-    batch: Option<Value>,
+    /// The size of the batch and the length of its sequences, as values of their own.
+    open: [Option<Value>; 2],
+    /// Shapes with more than one open dimension, as the values that reshape to them.
+    sizes: Vec<(Vec<Extent>, Value)>,
     place: String,
 }
 
@@ -103,7 +102,7 @@ impl Graph {
     /// An empty graph of a network with these tensors.
     pub fn new(specs: &[TensorSpec]) -> Self {
         let tensors: BTreeMap<_, _> = specs.iter().map(|s| (s.name.clone(), s.shape())).collect();
-        let reserved = [PIXELS, CLS, PATCHES, LOGITS].map(String::from);
+        let reserved = [PIXELS, TOKENS, CLS, PATCHES, LOGITS].map(String::from);
         Self {
             taken: tensors.keys().cloned().chain(reserved).collect(),
             tensors,
@@ -113,16 +112,26 @@ impl Graph {
             constants: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
-            batch: None,
+            open: [None; 2],
+            sizes: Vec::new(),
             place: String::new(),
         }
     }
 
     /// The images, `[batch, channels, side, side]`. Once a graph.
     pub fn pixels(&mut self, channels: usize, side: usize) -> Value {
-        assert!(self.inputs.is_empty(), "a graph has one input");
         let shape = vec![Batch(1), Fixed(channels), Fixed(side), Fixed(side)];
-        let value = self.known(PIXELS.into(), shape);
+        self.input(PIXELS, shape, Element::Float)
+    }
+
+    /// The tokens of sequences, `[batch, sequence]`, as 64-bit integers. Once a graph.
+    pub fn tokens(&mut self) -> Value {
+        self.input(TOKENS, vec![Batch(1), Length(1)], Element::Integer)
+    }
+
+    fn input(&mut self, name: &str, shape: Vec<Extent>, element: Element) -> Value {
+        assert!(self.inputs.is_empty(), "a graph has one input");
+        let value = self.known(name.into(), shape, element);
         self.inputs.push(value);
         value
     }
@@ -141,11 +150,26 @@ impl Graph {
             self.shape(patches)
         );
         let named = [(Some(cls), CLS), (Some(patches), PATCHES), (logits, LOGITS)];
+        self.end(named.into_iter().filter_map(|(value, name)| Some((value?, name))));
+    }
+
+    /// Ends the graph of a network of text with a score of every token of the vocabulary for the token after each, `[batch, sequence,
+    /// vocabulary]`.
+    pub fn finish_text(&mut self, logits: Value) {
+        assert!(
+            matches!(self.shape(logits), [Batch(1), Length(1), Fixed(_)]),
+            "logits are [batch, sequence, vocabulary], not {:?}",
+            self.shape(logits)
+        );
+        self.end([(logits, LOGITS)]);
+    }
+
+    fn end(&mut self, outputs: impl IntoIterator<Item = (Value, &'static str)>) {
         self.place.clear();
-        for (value, name) in named.into_iter().filter_map(|(value, name)| Some((value?, name))) {
+        for (value, name) in outputs {
             // A node of its own, so that one value can be two outputs; runtimes drop it.
             let shape = self.shape(value).to_vec();
-            let output = self.known(name.into(), shape);
+            let output = self.known(name.into(), shape, self.element(value));
             let node = self.name("Identity");
             self.nodes.push(Node {
                 op: "Identity",
@@ -168,6 +192,10 @@ impl Graph {
         &self.values[value.0].shape
     }
 
+    pub(super) fn element(&self, value: Value) -> Element {
+        self.values[value.0].element
+    }
+
     /// The weight called `name`, as the network's specs have it.
     pub fn weight(&mut self, name: &str) -> Value {
         let shape = self.tensors.get(name);
@@ -176,7 +204,7 @@ impl Graph {
             return value;
         }
         let shape = shape.iter().map(|&n| Fixed(n)).collect();
-        let value = self.known(name.into(), shape);
+        let value = self.known(name.into(), shape, Element::Float);
         self.weights.push(value);
         value
     }
@@ -188,8 +216,7 @@ impl Graph {
             shape.iter().product::<usize>(),
             "elements of a constant of shape {shape:?}"
         );
-        let extents = shape.iter().map(|&n| Fixed(n)).collect();
-        self.constant(Constant::Floats(values, shape.to_vec()), extents)
+        self.constant(Constant::Floats(values, shape.to_vec()))
     }
 
     /// `a + b`, broadcast from the last dimension.
@@ -262,84 +289,6 @@ impl Graph {
         self.named_node(layer, "LayerNormalization", &operands, attributes, shape)
     }
 
-    /// The GroupNorm called `layer` of `[batch, channels, height, width]`, with a scale and a shift a channel. It is written as
-    /// the normalisation of instances, for which runtimes have a kernel, over each group laid out as one.
-    pub fn group_norm(&mut self, x: Value, layer: &str, groups: usize, epsilon: f64) -> Value {
-        let shape = self.shape(x).to_vec();
-        let [Batch(images), Fixed(channels), Fixed(height), Fixed(width)] = shape[..] else {
-            panic!("`{layer}` normalises images, not {shape:?}")
-        };
-        assert!(
-            groups > 0 && channels.is_multiple_of(groups),
-            "{channels} channels of `{layer}` in {groups} groups"
-        );
-        let ones = self.floats(vec![1.0; groups], &[groups]);
-        let zeros = self.floats(vec![0.0; groups], &[groups]);
-        let grouped = [Batch(images), Fixed(groups), Fixed(channels / groups * height * width)];
-        let x = self.reshape(x, &grouped);
-        let attributes = vec![Attribute::float("epsilon", epsilon as f32)];
-        let x = self.named_node(
-            layer,
-            "InstanceNormalization",
-            &[x, ones, zeros],
-            attributes,
-            grouped.into(),
-        );
-        let x = self.reshape(x, &shape);
-        let mut vector = |leaf: &str| {
-            let vector = self.weight(&format!("{layer}.{leaf}"));
-            self.reshape(vector, &[Fixed(channels), Fixed(1), Fixed(1)])
-        };
-        let (gamma, beta) = (vector("weight"), vector("bias"));
-        let x = self.multiply(x, gamma);
-        self.add(x, beta)
-    }
-
-    /// The BatchNorm called `layer` of `[batch, channels, height, width]` with the statistics that it holds: weight, bias, mean
-    /// and variance, one of each a channel.
-    pub fn batch_norm(&mut self, x: Value, layer: &str, epsilon: f64) -> Value {
-        let shape = self.shape(x).to_vec();
-        let mut operands = vec![x];
-        for leaf in ["weight", "bias", "mean", "variance"] {
-            let vector = self.weight(&format!("{layer}.{leaf}"));
-            assert_eq!(self.shape(vector), &shape[1..2], "channels of `{layer}.{leaf}`");
-            operands.push(vector);
-        }
-        let attributes = vec![Attribute::float("epsilon", epsilon as f32)];
-        self.named_node(layer, "BatchNormalization", &operands, attributes, shape)
-    }
-
-    /// The convolution called `layer` of `[batch, channels, height, width]`: its kernel is `layer.weight`, (out, in, rows,
-    /// columns), and its bias `layer.bias`, if the network has one.
-    pub fn convolution(&mut self, x: Value, layer: &str, sliding: Sliding) -> Value {
-        let weight = self.weight(&format!("{layer}.weight"));
-        let [Fixed(outputs), Fixed(inputs), Fixed(rows), Fixed(columns)] = *self.shape(weight) else {
-            panic!("`{layer}.weight` is no kernel")
-        };
-        assert_eq!(self.shape(x).get(1), Some(&Fixed(inputs)), "channels into `{layer}`");
-        let (x, sliding) = match sliding {
-            // Single pixels are picked first: where nothing but such convolutions reads a value, tract 0.23 takes their strides
-            // over the layers in front, and fails.
-            Sliding {
-                stride: 2..,
-                padding: 0,
-            } if (rows, columns) == (1, 1) => (self.max_pool(x, 1, sliding), Sliding { stride: 1, ..sliding }),
-            _ => (x, sliding),
-        };
-        let mut shape = slid(self.shape(x), [rows, columns], sliding);
-        shape[1] = Fixed(outputs);
-        let mut operands = vec![x, weight];
-        operands.extend(self.weight_if_any(&format!("{layer}.bias")));
-        let attributes = sliding_attributes([rows, columns], sliding);
-        self.named_node(layer, "Conv", &operands, attributes, shape)
-    }
-
-    /// The largest of each `kernel` x `kernel` window of `[batch, channels, height, width]`; the border never wins.
-    pub fn max_pool(&mut self, x: Value, kernel: usize, sliding: Sliding) -> Value {
-        let shape = slid(self.shape(x), [kernel, kernel], sliding);
-        self.node("MaxPool", &[x], sliding_attributes([kernel, kernel], sliding), shape)
-    }
-
     /// Attention on the rows of a fused query, key and value, `[rows, 3 * heads * head_dim]`, each `tokens` of which are a
     /// sequence; to `[rows, heads * head_dim]`. `bias` is added to the scores: `[heads, tokens, tokens]`, or with the windows of
     /// an image in front.
@@ -392,21 +341,16 @@ impl Graph {
         self.reshape(mixed, &[Batch(rows), Fixed(heads * head_dim)])
     }
 
-    /// Matrix products over the last two dimensions; all others are equal.
+    /// Matrix products over the last two dimensions; all others are broadcast.
     pub fn matmul(&mut self, a: Value, b: Value) -> Value {
         let (left, right) = (self.shape(a), self.shape(b));
         let outer = left.len().max(2) - 2;
         assert!(
-            left.len() == right.len() && left.len() >= 2 && left[..outer] == right[..outer],
+            left.len() == right.len() && left.len() >= 2 && left[outer + 1] == right[outer],
             "matrix product of {left:?} and {right:?}"
         );
-        assert_eq!(
-            left[outer + 1],
-            right[outer],
-            "matrix product of {left:?} and {right:?}"
-        );
-        let mut shape = left.to_vec();
-        shape[outer + 1] = right[outer + 1];
+        let mut shape = broadcast(&left[..outer], &right[..outer]);
+        shape.extend([left[outer], right[outer + 1]]);
         self.node("MatMul", &[a, b], vec![], shape)
     }
 
@@ -434,12 +378,59 @@ impl Graph {
             "{:?} reshaped to {shape:?}",
             self.shape(x)
         );
-        let sizes = shape.iter().map(|extent| match extent {
-            Fixed(n) => *n as i64,
-            Batch(_) => -1,
-        });
-        let sizes = self.integers(sizes.collect());
+        let sizes = self.sizes(x, shape);
         self.node("Reshape", &[x, sizes], vec![], shape.to_vec())
+    }
+
+    /// What tells a runtime to reshape `x` to `shape`: -1 stands for the size that is left over, 0 for that of `x` in the same place.
+    fn sizes(&mut self, x: Value, shape: &[Extent]) -> Value {
+        let open = |i: &usize| shape[*i].is_open();
+        let last = (0..shape.len()).rev().find(open);
+        let several = (0..shape.len()).filter(open).count() > 1;
+        let kept = |i: usize| several && self.shape(x).get(i) == Some(&shape[i]);
+        let size = |i: usize| match shape[i] {
+            Fixed(n) => Some(n as i64),
+            _ if kept(i) => Some(0),
+            _ => (Some(i) == last).then_some(-1),
+        };
+        let sizes: Vec<_> = (0..shape.len()).map(size).collect();
+        if let Some(sizes) = sizes.iter().copied().collect() {
+            return self.integers(sizes);
+        }
+        if let Some((_, sizes)) = self.sizes.iter().find(|(known, _)| known == shape) {
+            return *sizes;
+        }
+        // Not those of `x`, so that all that are reshaped like this can share them.
+        let parts = (0..shape.len()).map(|i| match shape[i] {
+            Fixed(n) => self.integers(vec![n as i64]),
+            _ if Some(i) == last => self.integers(vec![-1]),
+            extent => self.open_size(extent),
+        });
+        let parts: Vec<Value> = parts.collect();
+        let sizes = self.concat(&parts, 0);
+        self.sizes.push((shape.to_vec(), sizes));
+        sizes
+    }
+
+    /// The size of the batch or the length of its sequences, `[1]`.
+    pub(super) fn open_size(&mut self, extent: Extent) -> Value {
+        let axis = match extent {
+            Batch(1) => 0,
+            Length(1) => 1,
+            _ => panic!("{extent:?} is no size of the input"),
+        };
+        if let Some(size) = self.open[axis] {
+            return size;
+        }
+        let input = *self.inputs.first().expect("the input comes first");
+        assert_eq!(self.shape(input).get(axis), Some(&extent), "sizes of the input");
+        let part = vec![
+            Attribute::int("start", axis as i64),
+            Attribute::int("end", axis as i64 + 1),
+        ];
+        let size = self.node("Shape", &[input], part, vec![Fixed(1)]);
+        self.open[axis] = Some(size);
+        size
     }
 
     /// Dimension `i` of the result is dimension `order[i]` of `x`.
@@ -493,7 +484,7 @@ impl Graph {
         shape[axis] = Fixed(size / parts);
         let name = self.name("Split");
         let outputs: Vec<Value> = (0..parts)
-            .map(|part| self.known(format!("{name}.{part}"), shape.clone()))
+            .map(|part| self.known(format!("{name}.{part}"), shape.clone(), self.element(x)))
             .collect();
         self.nodes.push(Node {
             op: "Split",
@@ -529,15 +520,7 @@ impl Graph {
             .chain(shape.iter().map(|&n| Fixed(n)))
             .collect();
         assert_eq!(broadcast(&wide, self.shape(x)), wide, "repeated for each image");
-        let batch = match self.batch {
-            Some(batch) => batch,
-            None => {
-                let pixels = *self.inputs.first().expect("`pixels` comes first");
-                let first = vec![Attribute::int("start", 0), Attribute::int("end", 1)];
-                self.node("Shape", &[pixels], first, vec![Fixed(1)])
-            }
-        };
-        self.batch = Some(batch);
+        let batch = self.open_size(Batch(1));
         let rest = self.integers(shape.iter().map(|&n| n as i64).collect());
         let sizes = self.concat(&[batch, rest], 0);
         self.node("Expand", &[x, sizes], vec![], wide)
@@ -563,18 +546,18 @@ impl Graph {
             attribute: node.attributes.clone(),
         };
         let constant = |(constant, value): &(Constant, Value)| {
-            let (dims, data_type, data) = match constant {
-                Constant::Integers(values) => {
+            let (shape, data_type, data) = match constant {
+                Constant::Integers(values, shape) => {
                     let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                    (vec![values.len() as i64], proto::INT64, bytes)
+                    (shape, proto::INT64, bytes)
                 }
                 Constant::Floats(values, shape) => {
                     let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                    (shape.iter().map(|&n| n as i64).collect(), proto::FLOAT, bytes)
+                    (shape, proto::FLOAT, bytes)
                 }
             };
             proto::Tensor {
-                dims,
+                dims: shape.iter().map(|&n| n as i64).collect(),
                 data_type,
                 name: self.values[value.0].name.clone(),
                 raw_data: Some(data),
@@ -594,13 +577,19 @@ impl Graph {
     fn declared(&self, value: Value) -> proto::ValueInfo {
         let side = |extent: &Extent| match extent {
             Fixed(n) => proto::Side::Value(*n as i64),
-            Batch(_) => proto::Side::Name("batch".into()),
+            Batch(1) => proto::Side::Name("batch".into()),
+            Length(1) => proto::Side::Name("sequence".into()),
+            other => panic!("{other:?} is no size of an input or output"),
         };
         let dim = |extent| proto::Dimension {
             side: Some(side(extent)),
         };
         let tensor = proto::TensorType {
-            elem_type: proto::FLOAT,
+            elem_type: match self.element(value) {
+                Element::Float => proto::FLOAT,
+                Element::Integer => proto::INT64,
+                Element::Truth => panic!("an input or output is numbers"),
+            },
             shape: Some(proto::Shape {
                 dim: self.shape(value).iter().map(dim).collect(),
             }),
@@ -613,51 +602,67 @@ impl Graph {
         }
     }
 
-    fn known(&mut self, name: String, shape: Vec<Extent>) -> Value {
-        self.values.push(Known { name, shape });
+    fn known(&mut self, name: String, shape: Vec<Extent>, element: Element) -> Value {
+        self.values.push(Known { name, shape, element });
         Value(self.values.len() - 1)
     }
 
-    fn weight_if_any(&mut self, name: &str) -> Option<Value> {
+    pub(super) fn weight_if_any(&mut self, name: &str) -> Option<Value> {
         self.tensors.contains_key(name).then(|| self.weight(name))
     }
 
-    fn integers(&mut self, values: Vec<i64>) -> Value {
-        let shape = vec![Fixed(values.len())];
-        self.constant(Constant::Integers(values), shape)
+    pub(super) fn integers(&mut self, values: Vec<i64>) -> Value {
+        let shape = vec![values.len()];
+        self.constant(Constant::Integers(values, shape))
+    }
+
+    /// A whole number without dimensions.
+    pub(super) fn integer(&mut self, value: i64) -> Value {
+        self.constant(Constant::Integers(vec![value], Vec::new()))
     }
 
     /// A constant; equal ones are one.
-    fn constant(&mut self, constant: Constant, shape: Vec<Extent>) -> Value {
+    fn constant(&mut self, constant: Constant) -> Value {
         if let Some((_, value)) = self.constants.iter().find(|(c, _)| *c == constant) {
             return *value;
         }
+        let (shape, element) = match &constant {
+            Constant::Integers(_, shape) => (shape, Element::Integer),
+            Constant::Floats(_, shape) => (shape, Element::Float),
+        };
+        let shape = shape.iter().map(|&n| Fixed(n)).collect();
         let name = self.unique("constant".into());
-        let value = self.known(name, shape);
+        let value = self.known(name, shape, element);
         self.constants.push((constant, value));
         value
     }
 
-    /// The size of `x` along `axis`, which is no batch.
-    fn fixed(&self, x: Value, axis: usize) -> usize {
+    /// The size of `x` along `axis`, which is not open.
+    pub(super) fn fixed(&self, x: Value, axis: usize) -> usize {
         match self.shape(x).get(axis) {
             Some(Fixed(size)) => *size,
             _ => panic!("dimension {axis} of {:?} has no fixed size", self.shape(x)),
         }
     }
 
-    fn same(&mut self, op: &'static str, x: Value, attributes: Vec<Attribute>) -> Value {
+    pub(super) fn same(&mut self, op: &'static str, x: Value, attributes: Vec<Attribute>) -> Value {
         let shape = self.shape(x).to_vec();
         self.node(op, &[x], attributes, shape)
     }
 
-    fn node(&mut self, op: &'static str, inputs: &[Value], attributes: Vec<Attribute>, shape: Vec<Extent>) -> Value {
+    pub(super) fn node(
+        &mut self,
+        op: &'static str,
+        inputs: &[Value],
+        attributes: Vec<Attribute>,
+        shape: Vec<Extent>,
+    ) -> Value {
         let name = self.name(op);
         self.push(name, op, inputs, attributes, shape)
     }
 
     /// A node named after the layer that it is.
-    fn named_node(
+    pub(super) fn named_node(
         &mut self,
         layer: &str,
         op: &'static str,
@@ -677,7 +682,8 @@ impl Graph {
         attributes: Vec<Attribute>,
         shape: Vec<Extent>,
     ) -> Value {
-        let output = self.known(name.clone(), shape);
+        let element = self.element_of(op, inputs);
+        let output = self.known(name.clone(), shape, element);
         self.nodes.push(Node {
             op,
             inputs: inputs.to_vec(),
@@ -686,6 +692,21 @@ impl Graph {
             name,
         });
         output
+    }
+
+    /// What an operator makes of these inputs.
+    fn element_of(&self, op: &str, inputs: &[Value]) -> Element {
+        match op {
+            "Shape" | "Range" => Element::Integer,
+            "Greater" => Element::Truth,
+            "Cast" => Element::Float,
+            "Reshape" | "Transpose" | "Concat" | "Slice" | "Gather" | "Expand" | "Squeeze" => self.element(inputs[0]),
+            "Where" => self.element(inputs[1]),
+            _ => {
+                assert_eq!(self.element(inputs[0]), Element::Float, "{op} of integers");
+                Element::Float
+            }
+        }
     }
 
     /// A name of its own for a node of this kind, here.
@@ -707,59 +728,4 @@ impl Graph {
         }
         own
     }
-}
-
-/// All dimensions as one.
-fn product(shape: &[Extent]) -> Extent {
-    let batched = shape.iter().filter(|extent| matches!(extent, Batch(_))).count();
-    assert!(batched <= 1, "{shape:?} has the batch more than once");
-    let (Fixed(size) | Batch(size)) = shape.iter().copied().fold(Fixed(1), |a, b| match (a, b) {
-        (Fixed(a) | Batch(a), Fixed(b) | Batch(b)) => Fixed(a * b),
-    });
-    if batched == 1 { Batch(size) } else { Fixed(size) }
-}
-
-/// The shape of an elementwise operation.
-fn broadcast(a: &[Extent], b: &[Extent]) -> Vec<Extent> {
-    let rank = a.len().max(b.len());
-    let at = |shape: &[Extent], i: usize| {
-        let missing = rank - shape.len();
-        if i < missing { Fixed(1) } else { shape[i - missing] }
-    };
-    let one = |i| match (at(a, i), at(b, i)) {
-        (x, y) if x == y => x,
-        (Fixed(1), y) => y,
-        (x, Fixed(1)) => x,
-        _ => panic!("{a:?} and {b:?} do not go together"),
-    };
-    (0..rank).map(one).collect()
-}
-
-/// The shape after a kernel has slid over images.
-fn slid(shape: &[Extent], kernel: [usize; 2], sliding: Sliding) -> Vec<Extent> {
-    let [Batch(images), channels, Fixed(height), Fixed(width)] = *shape else {
-        panic!("a kernel slides over images, not {shape:?}")
-    };
-    let positions = |size: usize, kernel: usize| {
-        let padded = size + 2 * sliding.padding;
-        assert!(
-            sliding.stride > 0 && kernel > 0 && kernel <= padded,
-            "a kernel of {kernel} on {padded} pixels"
-        );
-        Fixed((padded - kernel) / sliding.stride + 1)
-    };
-    vec![
-        Batch(images),
-        channels,
-        positions(height, kernel[0]),
-        positions(width, kernel[1]),
-    ]
-}
-
-fn sliding_attributes(kernel: [usize; 2], sliding: Sliding) -> Vec<Attribute> {
-    vec![
-        Attribute::ints("kernel_shape", kernel),
-        Attribute::ints("strides", [sliding.stride; 2]),
-        Attribute::ints("pads", [sliding.padding; 4]),
-    ]
 }

@@ -1,11 +1,18 @@
 //! Networks as ONNX files: a graph from the network, weights from the parent's file, one tensor at a time.
 //!
-//! [`Network::graph`] says what a network computes, in the functions of [`Graph`]. [`write()`] puts it into `model.onnx`: opset 20,
-//! input `pixel_values`, `[batch, channels, side, side]` with an open batch, outputs `cls` and `patches`. Initialisers carry our
-//! names and hold our numbers. All sizes follow from shapes, so lengths are written first and the numbers streamed behind them.
+//! A network says itself what it computes ([`Backbone::graph`](crate::Backbone::graph),
+//! [`DecoderNetwork::graph`](crate::DecoderNetwork::graph)), in the functions of [`Graph`]. [`write()`] puts it into `model.onnx`,
+//! opset 20. Of images: input `pixel_values`, `[batch, channels, side, side]` with an open batch, outputs `cls` and `patches`. Of text:
+//! input `input_ids`, `[batch, sequence]`, both open, 64-bit integers; output `logits`, `[batch, sequence, vocabulary]`, of one
+//! causal pass over whole sequences, all of one length. There is no mask for padding and no cache of keys and values: to go on
+//! by a token, the sequence is run again. Initialisers carry our names and hold our numbers. All sizes follow from shapes, so
+//! lengths are written first and the numbers streamed behind them.
 
+mod extent;
 mod graph;
+mod image;
 mod proto;
+mod text;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +21,10 @@ use offshoot_family::View;
 use offshoot_family::files::write_atomic;
 use prost::Message;
 
-pub use graph::{Extent, Graph, Heads, Outputs, Sliding, Value};
+pub use extent::Extent;
+pub use graph::{Graph, Heads, Outputs, Value};
+pub use image::Sliding;
+pub use text::{Packed, Turn};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, clear};
 use crate::network::Network;
@@ -57,8 +67,8 @@ pub enum OnnxError {
     },
 }
 
-/// Writes the child that `view` makes of `parent` as a folder with [`MODEL`] and `preprocessor_config.json`; weights of more
-/// than `embedded` bytes (or [`EMBEDDED`], if that is less) go to [`DATA`]. The model is the last file, so a folder with one is
+/// Writes the child that `view` makes of `parent` as a folder with [`MODEL`] and `preprocessor_config.json`, or `tokenizer.json` and
+/// what belongs to it; weights of more than `embedded` bytes (or [`EMBEDDED`], if that is less) go to [`DATA`]. The model is the last file, so a folder with one is
 /// whole.
 ///
 /// # Errors
@@ -80,14 +90,23 @@ pub fn export(
     })
 }
 
-/// The graph of a network at its native image size.
+/// The graph of a network: of one of images at its native side, of a decoder over sequences of any length.
+///
+/// # Panics
+/// If it is neither: every network is one of them.
 pub fn graph(network: &dyn Network) -> Graph {
     let mut graph = Graph::new(&network.specs());
-    let backbone = network.as_backbone().expect("a network of images");
-    let (channels, side) = backbone.image();
-    let pixels = graph.pixels(channels, side);
-    let outputs = backbone.graph(&mut graph, pixels);
-    graph.finish(outputs);
+    if let Some(backbone) = network.as_backbone() {
+        let (channels, side) = backbone.image();
+        let pixels = graph.pixels(channels, side);
+        let outputs = backbone.graph(&mut graph, pixels);
+        graph.finish(outputs);
+    } else {
+        let decoder = network.as_decoder().expect("a network of images or of text");
+        let tokens = graph.tokens();
+        let logits = decoder.graph(&mut graph, tokens);
+        graph.finish_text(logits);
+    }
     graph
 }
 
@@ -299,6 +318,11 @@ fn head(network: &dyn Network, about: &About<'_>) -> proto::Model {
             entries.push(("tokenizer", blake3::hash(tokenizer.json()).to_hex().to_string()));
             for (key, id) in [("bos_token_id", tokenizer.bos), ("eos_token_id", tokenizer.eos)] {
                 entries.extend(id.map(|id| (key, id.to_string())));
+            }
+            if let Some(decoder) = network.as_decoder() {
+                let decoder = decoder.decoder();
+                entries.push(("vocabulary", decoder.vocabulary.to_string()));
+                entries.push(("context", decoder.context.to_string()));
             }
         }
     }

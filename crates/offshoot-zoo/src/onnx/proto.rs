@@ -92,6 +92,8 @@ pub(super) struct Attribute {
     pub(super) f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub(super) i: Option<i64>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub(super) s: Option<Vec<u8>>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub(super) ints: Vec<i64>,
     #[prost(int32, tag = "20")]
@@ -115,6 +117,16 @@ impl Attribute {
             name: name.into(),
             i: Some(value),
             kind: 2,
+            ..Self::default()
+        }
+    }
+
+    /// A word.
+    pub(super) fn text(name: &str, value: &str) -> Self {
+        Self {
+            name: name.into(),
+            s: Some(value.into()),
+            kind: 3,
             ..Self::default()
         }
     }

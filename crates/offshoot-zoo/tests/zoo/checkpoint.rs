@@ -12,7 +12,7 @@ use offshoot_zoo::tensor::Device;
 use offshoot_zoo::vit::VitNetwork;
 use offshoot_zoo::{Init, Network, TensorSpec, Weight, Weights, open, spec};
 
-use crate::{all_bits, all_networks, bits, lively, preprocessing, small, whole_space};
+use crate::{all_bits, all_networks, bits, lively, preparation, small, whole_space};
 
 fn read(folder: &Path, name: &str) -> Vec<u8> {
     std::fs::read(folder.join(name)).unwrap()
@@ -41,7 +41,7 @@ fn saved_weights_come_back_bit_for_bit() {
         "norm.bias",
         Weight::from_values(odd.repeat(2), vec![12], &Device::flex()),
     );
-    checkpoint::save(&network, &weights, &preprocessing(&network), base.path()).unwrap();
+    checkpoint::save(&network, &weights, &preparation(&network), base.path()).unwrap();
     let opened = Checkpoint::open(base.path()).unwrap();
     assert_eq!(all_bits(&opened.weights(&Device::flex()).unwrap()), all_bits(&weights));
     // Exported models resample positions by transformers' rule; every other number comes back.
@@ -59,7 +59,7 @@ fn saved_weights_come_back_bit_for_bit() {
     );
     // Saving what was opened writes the same bytes again.
     let again = base.path().join("again");
-    checkpoint::save(opened.network(), &weights, &preprocessing(&network), &again).unwrap();
+    checkpoint::save(opened.network(), &weights, &preparation(&network), &again).unwrap();
     assert!(read(base.path(), WEIGHTS) == read(&again, WEIGHTS));
     assert!(read(base.path(), "config.json") == read(&again, "config.json"));
 }
@@ -95,7 +95,7 @@ fn a_child_exported_from_file_to_file_is_the_materialized_child_byte_for_byte() 
     for (number, network) in all_networks().into_iter().enumerate() {
         let base = base.path().join(number.to_string());
         let weights = lively(&network.specs(), 2);
-        let prepared = preprocessing(network.as_ref());
+        let prepared = preparation(network.as_ref());
         checkpoint::save(network.as_ref(), &weights, &prepared, &base.join("parent")).unwrap();
         let parent = Checkpoint::open(&base.join("parent")).unwrap();
         assert_eq!(parent.network().architecture(), as_read(&network.architecture()));
@@ -276,13 +276,7 @@ fn a_half_precision_parent_is_exported_in_full_precision() {
         data.extend((0..n).flat_map(|i| (0x3f80u16 + 0x40 * (i as u16 % 5)).to_le_bytes()));
     }
     let parent = base.path().join("parent");
-    checkpoint::save(
-        &network,
-        &lively(&network.specs(), 1),
-        &preprocessing(&network),
-        &parent,
-    )
-    .unwrap();
+    checkpoint::save(&network, &lively(&network.specs(), 1), &preparation(&network), &parent).unwrap();
     std::fs::write(parent.join(WEIGHTS), raw(&format!("{{{}}}", header.join(",")), &data)).unwrap();
     let opened = Checkpoint::open(&parent).unwrap();
     let view = opened.network().child(&crate::shape(3, 1), "").unwrap();
@@ -290,7 +284,7 @@ fn a_half_precision_parent_is_exported_in_full_precision() {
         .export_child(
             &view,
             Program::Usual,
-            &preprocessing(&network),
+            &preparation(&network),
             &base.path().join("child"),
         )
         .unwrap();

@@ -5,7 +5,7 @@ use offshoot_zoo::materialize::{compile, materialize};
 use offshoot_zoo::network::{KeepAll, Subset};
 use offshoot_zoo::tensor::{Bool, Device, Tensor, TensorData};
 use offshoot_zoo::vit::VitNetwork;
-use offshoot_zoo::{DropPath, Features, Network, Weights, open};
+use offshoot_zoo::{Backbone, DropPath, Features, Network, Weights, backbone};
 
 use crate::reference::{Input, Reference};
 use crate::{all_networks, lively, numbers, shape, small, whole_space};
@@ -22,7 +22,7 @@ impl DropPath for Given<'_> {
     }
 }
 
-pub(crate) fn run(network: &dyn Network, weights: &Weights, input: &Input<'_>) -> Features {
+pub(crate) fn run(network: &dyn Backbone, weights: &Weights, input: &Input<'_>) -> Features {
     let device = Device::flex();
     let (channels, _) = network.image();
     let dims = [input.batch, channels, input.side, input.side];
@@ -40,9 +40,9 @@ pub(crate) fn tokens(features: Features) -> Vec<f32> {
     all.into_data_as::<f32>().try_to_vec().unwrap()
 }
 
-pub(crate) fn child_of(network: &dyn Network, weights: &Weights, shape: &Shape) -> (Box<dyn Network>, Weights) {
+pub(crate) fn child_of(network: &dyn Network, weights: &Weights, shape: &Shape) -> (Box<dyn Backbone>, Weights) {
     let view = network.child(shape, "").unwrap();
-    let child = open(&view.child).unwrap();
+    let child = backbone(&view.child).unwrap();
     let plan = compile(&network.specs(), Some(&child.specs()), &view).unwrap();
     (child, materialize(weights, &plan))
 }

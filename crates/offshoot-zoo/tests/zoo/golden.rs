@@ -9,7 +9,7 @@ use offshoot_zoo::layout::LayoutTensor;
 use offshoot_zoo::materialize::{compile, materialize};
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::{Bool, Device, Tensor, TensorData};
-use offshoot_zoo::{Checkpoint, Features, Weight, Weights, checkpoint, open};
+use offshoot_zoo::{Checkpoint, Features, Weight, Weights, backbone, checkpoint};
 use serde_json::Value;
 
 /// Largest difference from PyTorch, absolute and relative.
@@ -148,7 +148,7 @@ fn replay(name: &str) -> BTreeMap<String, f64> {
     for case in cases["cases"].as_array().unwrap() {
         let (name, child) = (case["name"].as_str().unwrap(), case["child"].as_str().unwrap());
         let view = network.child(&shape(&cases["children"][child]), "").unwrap();
-        let cut = open(&view.child).unwrap();
+        let cut = backbone(&view.child).unwrap();
         let plan = compile(&network.specs(), Some(&cut.specs()), &view).unwrap();
         let tracked = parent.tracked();
         let images = expected.images(case["images"].as_str().unwrap());
@@ -224,7 +224,7 @@ fn a_resnet_and_its_children_are_timms() {
 #[test]
 fn a_resnet_that_strides_first_is_transformers() {
     let folder = folder("import/resnet-strides-first");
-    let network = open(&checkpoint::architecture(&folder).unwrap()).unwrap();
+    let network = backbone(&checkpoint::architecture(&folder).unwrap()).unwrap();
     let expected = Expected::open(&folder.join("expected.safetensors"));
     let file = Expected::open(&folder.join(checkpoint::WEIGHTS));
     let layout = network.layout();

@@ -6,7 +6,7 @@ use offshoot_family::{Shape, Vit};
 use offshoot_zoo::materialize::{Plan, TensorPlan, compile, materialize};
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
 use offshoot_zoo::vit::VitNetwork;
-use offshoot_zoo::{Network, Weights, open};
+use offshoot_zoo::{Backbone, Network, Weights, backbone};
 
 use crate::forward::run;
 use crate::reference::{Input, Reference};
@@ -14,14 +14,14 @@ use crate::{all_networks, lively, numbers, shape, small, whole_space};
 
 struct Case {
     weights: Weights,
-    child: Box<dyn Network>,
+    child: Box<dyn Backbone>,
     plan: Plan,
 }
 
 impl Case {
     fn new(network: &dyn Network, shape: &Shape, seed: u64) -> Self {
         let view = network.child(shape, "").unwrap();
-        let child = open(&view.child).unwrap();
+        let child = backbone(&view.child).unwrap();
         let plan = compile(&network.specs(), Some(&child.specs()), &view).unwrap();
         Self {
             weights: lively(&network.specs(), seed),

@@ -15,10 +15,10 @@ use offshoot_zoo::{Network, open};
 use serde_json::{Value, json};
 
 use crate::checkpoint::raw;
-use crate::{lively, numbers, preprocessing, shape, small};
+use crate::{lively, numbers, preparation, shape, small};
 
 /// Runs `f` and checks that the address space did not grow by a gibibyte meanwhile, which no honest file here needs.
-fn frugal<T>(f: impl FnOnce() -> T) -> T {
+pub(crate) fn frugal<T>(f: impl FnOnce() -> T) -> T {
     // "VmPeak:  123456 kB"; nowhere but on Linux.
     let peak = || -> Option<u64> {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -44,7 +44,7 @@ fn frugal<T>(f: impl FnOnce() -> T) -> T {
 
 fn save_small(folder: &Path, vit: &Vit) {
     let network = VitNetwork::new(vit.clone());
-    checkpoint::save(&network, &lively(&network.specs(), 1), &preprocessing(&network), folder).unwrap();
+    checkpoint::save(&network, &lively(&network.specs(), 1), &preparation(&network), folder).unwrap();
 }
 
 fn refused(path: &Path, bytes: &[u8], what: &str) -> String {
@@ -276,7 +276,6 @@ fn bad_configurations_are_refused_without_allocating() {
             json!(2.5),
             json!(1e300),
             json!("12"),
-            json!(null),
             json!([4]),
         ] {
             let shown = value.to_string();
@@ -291,18 +290,22 @@ fn bad_configurations_are_refused_without_allocating() {
             let expected = matches!(error, CheckpointError::Config { .. } | CheckpointError::Mismatch { .. });
             assert!(expected, "{key} = {value}: {error}");
         }
-        // transformers' own default stands for a missing number: another model than these weights.
-        let mut config = good.clone();
-        config.as_object_mut().unwrap().remove(key);
-        let error = frugal(|| {
-            std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-            Checkpoint::open(folder).map(|_| ())
-        });
-        match (key, error) {
-            // No tensor's shape tells the number of heads.
-            ("num_attention_heads", opened) => assert!(opened.is_ok()),
-            (_, Err(error)) => assert!(error.to_string().contains(folder.to_str().unwrap()), "{key}: {error}"),
-            (_, Ok(())) => panic!("a model without {key} was opened"),
+        // transformers' own default stands for a number that is missing or null: another model than these weights.
+        let mut without = good.clone();
+        without.as_object_mut().unwrap().remove(key);
+        let mut null = good.clone();
+        null[key] = Value::Null;
+        for config in [without, null] {
+            let error = frugal(|| {
+                std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+                Checkpoint::open(folder).map(|_| ())
+            });
+            match (key, error) {
+                // No tensor's shape tells the number of heads.
+                ("num_attention_heads", opened) => assert!(opened.is_ok()),
+                (_, Err(error)) => assert!(error.to_string().contains(folder.to_str().unwrap()), "{key}: {error}"),
+                (_, Ok(())) => panic!("a model without {key} was opened"),
+            }
         }
     }
     // All of them huge at once: every shape would overflow.
@@ -433,7 +436,7 @@ fn weights_that_are_no_numbers_are_refused_and_leave_no_export() {
     let errors = [
         opened.weights(&Device::flex()).map(|_| ()).unwrap_err(),
         opened
-            .export_child(&view, Program::Usual, &preprocessing(&VitNetwork::new(small())), &child)
+            .export_child(&view, Program::Usual, &preparation(&VitNetwork::new(small())), &child)
             .unwrap_err(),
     ];
     for error in errors {
@@ -558,7 +561,7 @@ fn a_folder_without_write_permission_is_an_error_and_stays_as_it_was() {
     let result = checkpoint::save(
         &network,
         &lively(&network.specs(), 2),
-        &preprocessing(&VitNetwork::new(small())),
+        &preparation(&VitNetwork::new(small())),
         &folder,
     );
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -582,7 +585,7 @@ fn an_export_of_a_view_that_does_not_fit_makes_nothing() {
     let mut view = opened.network().child(&shape(6, 2), "p").unwrap();
     view.blocks = vec![0, 9];
     let error = opened
-        .export_child(&view, Program::Usual, &preprocessing(&VitNetwork::new(small())), &child)
+        .export_child(&view, Program::Usual, &preparation(&VitNetwork::new(small())), &child)
         .unwrap_err();
     assert!(matches!(error, CheckpointError::View(ViewError::Block(9))), "{error}");
     assert!(!child.exists());

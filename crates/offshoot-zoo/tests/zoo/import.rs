@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use offshoot_family::catalog::Preprocessing;
 use offshoot_family::{Architecture, ResNetNorm, StrideOn, View, Vit};
 use offshoot_zoo::checkpoint::{self, Checkpoint, CheckpointError, WEIGHTS};
 use offshoot_zoo::import::{self, Import};
@@ -10,11 +11,11 @@ use offshoot_zoo::network::{KeepAll, SpaceBounds};
 use offshoot_zoo::safetensors::{self, SafetensorsError, SafetensorsFile};
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
 use offshoot_zoo::vit::VitNetwork;
-use offshoot_zoo::{Network, Weights, onnx, start};
+use offshoot_zoo::{Backbone, Network, Preparation, Weights, onnx, start};
 use serde_json::{Value, json};
 
 use crate::checkpoint::raw;
-use crate::{lively, preprocessing, small};
+use crate::{lively, preparation, small};
 
 /// Every fixture, with the classes of its classifier.
 const FIXTURES: [(&str, usize); 11] = [
@@ -57,7 +58,7 @@ fn folder(name: &str, base: &Path) -> PathBuf {
 }
 
 /// Largest difference of what `network` computes from `expected.safetensors` of a fixture.
-fn difference(name: &str, network: &dyn Network, weights: &Weights) -> f32 {
+fn difference(name: &str, network: &dyn Backbone, weights: &Weights) -> f32 {
     let expected = SafetensorsFile::open(&fixture(name).join("expected.safetensors")).unwrap();
     let shape: [usize; 4] = expected.shape("images").unwrap().try_into().unwrap();
     let images = TensorData::new(expected.read("images").unwrap(), shape);
@@ -88,6 +89,14 @@ fn opened(name: &str, base: &Path) -> Import {
     import::open(&folder(name, base), None).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
+/// How the model wants its images.
+fn images(model: &Import) -> Preprocessing {
+    match &model.preparation {
+        Preparation::Images(how) => how.clone(),
+        Preparation::Text(_) => panic!("{} takes text", model.origin),
+    }
+}
+
 /// The model as its own child.
 fn whole(model: &Import) -> View {
     let network = model.checkpoint.network();
@@ -101,7 +110,7 @@ fn imported_models_compute_what_their_own_libraries_do() {
     for (name, classes) in FIXTURES {
         let model = opened(name, base.path());
         let weights = model.checkpoint.weights(&Device::flex()).unwrap();
-        let worst = difference(name, model.checkpoint.network(), &weights);
+        let worst = difference(name, model.checkpoint.backbone().unwrap(), &weights);
         assert!(worst < 2e-5, "{name}: {worst:e}");
         let found = match model.checkpoint.network().architecture() {
             Architecture::Vit(vit) => vit.classes,
@@ -125,11 +134,12 @@ fn an_imported_model_written_again_computes_the_same() {
         let saved = Checkpoint::open(&parent).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(saved.network().architecture(), network.architecture(), "{name}");
         let weights = saved.weights(&Device::flex()).unwrap();
-        assert!(difference(name, saved.network(), &weights) < 2e-5, "{name}");
+        assert!(difference(name, saved.backbone().unwrap(), &weights) < 2e-5, "{name}");
         // And it is something that can be imported itself, with the same preparation of images.
         let again = import::open(&parent, None).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(again.preprocessing.crop, model.preprocessing.crop, "{name}");
-        for (a, b) in again.preprocessing.mean.iter().zip(&model.preprocessing.mean) {
+        let (again, how) = (images(&again), images(&model));
+        assert_eq!(again.crop, how.crop, "{name}");
+        for (a, b) in again.mean.iter().zip(&how.mean) {
             assert!((a - b).abs() < 1e-6, "{name}");
         }
     }
@@ -325,19 +335,22 @@ fn a_residual_network_goes_to_either_program() {
         let export = |program, folder: &Path| {
             model
                 .checkpoint
-                .export_child(&view, program, &model.preprocessing, folder)
+                .export_child(&view, program, &model.preparation, folder)
         };
         export(program, &out).unwrap();
         assert!(json_of(&out.join("config.json"))[key].is_string(), "{key}");
         let again = Checkpoint::open(&out).unwrap();
         let weights = again.weights(&Device::flex()).unwrap();
-        assert!(difference("resnet-timm", again.network(), &weights) < 2e-5, "{key}");
+        assert!(
+            difference("resnet-timm", again.backbone().unwrap(), &weights) < 2e-5,
+            "{key}"
+        );
     }
     let vit = opened("vit", base.path());
     let view = whole(&vit);
     let refused = vit
         .checkpoint
-        .export_child(&view, Program::Timm, &vit.preprocessing, &base.path().join("vit"));
+        .export_child(&view, Program::Timm, &vit.preparation, &base.path().join("vit"));
     assert!(refused.unwrap_err().to_string().contains("timm"));
     assert!(!base.path().join("vit").exists());
 }
@@ -348,10 +361,10 @@ fn a_model_given_images_of_another_side_is_written_for_them() {
     let base = tempfile::tempdir().unwrap();
     for (name, _) in FIXTURES {
         let mut model = opened(name, base.path());
-        let (channels, side) = model.checkpoint.network().image();
-        let stride = model.checkpoint.network().stride();
+        let network = model.checkpoint.backbone().unwrap();
+        let ((channels, side), stride) = (network.image(), network.stride());
         let px = side + stride;
-        model.set_side(px as u32);
+        model.set_side(px as u32).unwrap();
         assert!(
             model.notes.iter().any(|note| note.contains(&format!("--px {side}"))),
             "{name}"
@@ -359,18 +372,19 @@ fn a_model_given_images_of_another_side_is_written_for_them() {
         let parent = base.path().join(format!("{name}-{px}"));
         model.save(&parent).unwrap();
         let saved = Checkpoint::open(&parent).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(saved.network().image(), (channels, px), "{name}");
+        assert_eq!(saved.backbone().unwrap().image(), (channels, px), "{name}");
         let images = crate::numbers(5, channels * px * px);
         let images = || Tensor::<4>::from_data(TensorData::new(images.clone(), [1, channels, px, px]), &Device::flex());
         let [ours, theirs] = [&model.checkpoint, &saved].map(|checkpoint| {
             let weights = checkpoint.weights(&Device::flex()).unwrap();
-            let features = checkpoint.network().forward(&weights, images(), None, &mut KeepAll);
+            let network = checkpoint.backbone().unwrap();
+            let features = network.forward(&weights, images(), None, &mut KeepAll);
             features.patches.into_data().try_to_vec::<f32>().unwrap()
         });
         for (a, b) in ours.iter().zip(&theirs) {
             assert!((a - b).abs() < 2e-5, "{name}: {a} against {b}");
         }
-        model.set_side(side as u32);
+        model.set_side(side as u32).unwrap();
         assert!(model.notes.iter().all(|note| !note.contains("--px")), "{name}");
     }
 }
@@ -401,7 +415,7 @@ fn a_classifier_of_many_classes_is_written_and_read() {
     };
     let network = VitNetwork::new(vit);
     let weights = lively(&network.specs(), 3);
-    checkpoint::save(&network, &weights, &preprocessing(&network), base.path()).unwrap();
+    checkpoint::save(&network, &weights, &preparation(&network), base.path()).unwrap();
     assert!(std::fs::metadata(base.path().join("config.json")).unwrap().len() < 4096);
     let again = Checkpoint::open(base.path()).unwrap();
     assert_eq!(again.network().architecture().classes(), 50_000);
@@ -436,13 +450,13 @@ fn an_export_leaves_nothing_of_the_one_before() {
     let folder = || {
         model
             .checkpoint
-            .export_child(&view, Program::Usual, &model.preprocessing, &out)
+            .export_child(&view, Program::Usual, &model.preparation, &out)
             .unwrap();
     };
     let about = onnx::About {
         id: "whole",
         parent: "",
-        preprocessing: &model.preprocessing,
+        preparation: &model.preparation,
     };
     let graph = || onnx::export(&model.checkpoint, &view, &about, &out, onnx::EMBEDDED).unwrap();
     folder();
@@ -534,7 +548,7 @@ fn a_model_in_several_files_opens_like_one_and_an_index_that_lies_is_refused() {
     let network = VitNetwork::new(small());
     let weights = lively(&network.specs(), 3);
     let (whole, parts) = (base.path().join("whole"), base.path().join("parts"));
-    checkpoint::save(&network, &weights, &preprocessing(&VitNetwork::new(small())), &whole).unwrap();
+    checkpoint::save(&network, &weights, &preparation(&VitNetwork::new(small())), &whole).unwrap();
     std::fs::create_dir(&parts).unwrap();
     std::fs::copy(whole.join("config.json"), parts.join("config.json")).unwrap();
     let file = SafetensorsFile::open(&whole.join(WEIGHTS)).unwrap();
@@ -591,7 +605,7 @@ fn tensors_that_are_no_numbers_are_refused_when_a_model_is_opened() {
     checkpoint::save(
         &network,
         &lively(&network.specs(), 3),
-        &preprocessing(&VitNetwork::new(small())),
+        &preparation(&VitNetwork::new(small())),
         base.path(),
     )
     .unwrap();
@@ -622,7 +636,7 @@ fn preparations_in_other_units_are_the_same_in_ours() {
     checkpoint::save(
         &network,
         &lively(&network.specs(), 3),
-        &preprocessing(&network),
+        &preparation(&network),
         base.path(),
     )
     .unwrap();
@@ -635,7 +649,7 @@ fn preparations_in_other_units_are_the_same_in_ours() {
         "do_rescale": true, "rescale_factor": 1.0, "do_normalize": true,
         "image_mean": [123.68, 116.779, 103.939], "image_std": [1.0, 1.0, 1.0]
     });
-    let how = with(keras.clone()).unwrap().preprocessing;
+    let how = images(&with(keras.clone()).unwrap());
     assert_eq!((how.resize, how.crop, how.channels), (6, 6, 3));
     for (channel, mean) in [123.68, 116.779, 103.939].into_iter().enumerate() {
         for byte in [0.0, 17.0, 255.0] {
@@ -645,10 +659,8 @@ fn preparations_in_other_units_are_the_same_in_ours() {
     }
     let half = json!({ "size": { "height": 6, "width": 6 }, "image_mean": 0.5, "image_std": [0.5, 0.5, 0.5], "do_normalize": true });
     let model = with(half).unwrap();
-    assert_eq!(
-        (model.preprocessing.mean, model.preprocessing.resize),
-        (vec![0.5; 3], 6)
-    );
+    let how = images(&model);
+    assert_eq!((how.mean, how.resize), (vec![0.5; 3], 6));
     assert!(model.notes.join(";").contains("square"));
     for (key, value) in [
         ("rescale_factor", json!(0)),
@@ -676,7 +688,7 @@ fn a_model_taken_over_to_another_grid_has_the_features_of_the_old_one_there() {
     let base = tempfile::tempdir().unwrap();
     for name in ["dinov2", "vit-classifier"] {
         let model = opened(name, base.path());
-        let parent = model.checkpoint.network();
+        let parent = model.checkpoint.backbone().unwrap();
         let weights = model.checkpoint.weights(&Device::flex()).unwrap();
         let Architecture::Vit(vit) = parent.architecture() else {
             panic!("{name} is no ViT")

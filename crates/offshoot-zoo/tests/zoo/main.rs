@@ -1,7 +1,9 @@
 //! What the zoo promises: views, forward passes and their gradients, checkpoint folders, and refusals of bad files.
 
 mod checkpoint;
+mod decoder;
 mod forward;
+mod gguf;
 mod golden;
 mod gradients;
 mod hostile;
@@ -18,7 +20,7 @@ use offshoot_family::catalog::Preprocessing;
 use offshoot_family::{Architecture, ResNet, ResNetNorm, Shape, Space, StrideOn, Swin, Vit};
 use offshoot_zoo::network::SpaceBounds;
 use offshoot_zoo::tensor::Device;
-use offshoot_zoo::{Network, TensorSpec, Weight, Weights, open};
+use offshoot_zoo::{Backbone, Network, Preparation, TensorSpec, Weight, Weights, backbone};
 
 /// A small vision transformer with grey images of a 3 x 3 grid.
 fn small() -> Vit {
@@ -54,8 +56,8 @@ fn small_resnet() -> ResNet {
     }
 }
 
-/// Small networks of all architectures, in their variants.
-fn all_networks() -> Vec<Box<dyn Network>> {
+/// Small networks of images of all architectures, in their variants.
+fn all_networks() -> Vec<Box<dyn Backbone>> {
     let architectures = [
         Architecture::Vit(small()),
         Architecture::Vit(Vit {
@@ -99,7 +101,7 @@ fn all_networks() -> Vec<Box<dyn Network>> {
     ];
     architectures
         .iter()
-        .map(|architecture| open(architecture).unwrap())
+        .map(|architecture| backbone(architecture).unwrap())
         .collect()
 }
 
@@ -171,13 +173,14 @@ fn all_bits(weights: &Weights) -> BTreeMap<String, (Vec<usize>, Vec<u32>)> {
         .collect()
 }
 
-fn preprocessing(network: &dyn Network) -> Preprocessing {
+/// How images become the input of a network.
+fn preparation(network: &dyn Backbone) -> Preparation {
     let (channels, image) = network.image();
-    Preprocessing {
+    Preparation::Images(Preprocessing {
         resize: image as u32,
         crop: image as u32,
         channels: channels as u8,
         mean: vec![0.5; channels],
         std: vec![0.25; channels],
-    }
+    })
 }

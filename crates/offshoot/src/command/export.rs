@@ -11,14 +11,14 @@ use offshoot_report::{CardFacts, OpenedBy};
 use offshoot_zoo::layout::{self, Program};
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
-use offshoot_zoo::{Backbone, Checkpoint, CheckpointError, Weights, checkpoint, network, onnx};
+use offshoot_zoo::{Backbone, Checkpoint, CheckpointError, Preparation, Weights, checkpoint, gguf, network, onnx};
 
 use super::images::{self, Family};
-use crate::args::{Export, Format};
+use crate::args::{Export, Format, Stored};
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::progress::Progress;
-use crate::terminal::say;
+use crate::terminal::{complain, say};
 
 /// Images that a folder is checked with.
 const CHECKED: usize = 64;
@@ -68,6 +68,16 @@ pub fn run(args: &Export) -> Result<(), Failure> {
                 };
                 onnx::export(&parent, &view, &about, &folder, onnx::EMBEDDED)?;
             }
+            Format::Gguf => {
+                let Preparation::Text(tokenizer) = &preparation else {
+                    return Err(Failure::input(
+                        "GGUF files are of language models here, and this is a family of networks of images",
+                        "export with `--format hf` or `--format onnx`",
+                    ));
+                };
+                let notes = gguf::export(&parent, &view, tokenizer, (&child.id, stored(args.stored)), &folder)?;
+                notes.iter().for_each(|note| complain(&format!("note: {note}")));
+            }
         }
         if several {
             progress.at(done as u64 + 1, &child.id);
@@ -78,6 +88,7 @@ pub fn run(args: &Export) -> Result<(), Failure> {
         let folder = target(child);
         let bytes = match args.format {
             Format::Hf | Format::Timm => size(&folder.join(checkpoint::WEIGHTS))?,
+            Format::Gguf => size(&folder.join(gguf::MODEL))?,
             Format::Onnx => {
                 let data = folder.join(onnx::DATA);
                 let beside = if data.exists() { size(&data)? } else { 0 };
@@ -166,7 +177,15 @@ fn size(path: &Path) -> anyhow::Result<u64> {
 fn program(format: Format) -> Program {
     match format {
         Format::Timm => Program::Timm,
-        Format::Hf | Format::Onnx => Program::Usual,
+        Format::Hf | Format::Onnx | Format::Gguf => Program::Usual,
+    }
+}
+
+fn stored(how: Stored) -> gguf::TensorType {
+    match how {
+        Stored::F32 => gguf::TensorType::F32,
+        Stored::F16 => gguf::TensorType::F16,
+        Stored::Q8 => gguf::TensorType::Q8_0,
     }
 }
 
@@ -184,6 +203,7 @@ fn write_card(folder: &Path, catalog: &Catalog, child: &Child, view: &View, form
                 python: &python,
             },
             Format::Onnx => OpenedBy::Onnx,
+            Format::Gguf => OpenedBy::Gguf,
         },
     };
     let card = offshoot_report::model_card(catalog, child, &facts);

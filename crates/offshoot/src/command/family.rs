@@ -1,6 +1,7 @@
 //! `offshoot family`: the table of all children.
 
 use comfy_table::{CellAlignment, Table, TableStyle};
+use offshoot_family::catalog::DataRef;
 use offshoot_family::{Catalog, Child, Split};
 use serde_json::{Map, Value, json};
 
@@ -44,7 +45,10 @@ pub fn run(args: &Family) -> Result<(), Failure> {
     if unscored > 0 {
         let verb = catalog.score.split('@').next().unwrap_or_default();
         let how = if !catalog.data.is_given() {
-            "it was imported without data; import it with --data PATH to score it".into()
+            match catalog.data {
+                DataRef::Images(_) => "it was imported without data; import it with --data PATH to score it".into(),
+                DataRef::Text(_) => format!("offshoot eval {verb} {} --data NAME=PATH", args.run.display()),
+            }
         } else {
             format!("offshoot eval {verb} {}", args.run.display())
         };

@@ -74,7 +74,13 @@ pub fn run(args: &Import) -> Result<(), Failure> {
         catalog.score.split('@').next().unwrap_or_default(),
     );
     say(&format!("wrote {run}: {} as the only child", catalog.children[0].id))?;
-    say(&if unscored {
+    let text = matches!(model.preparation, Preparation::Text(_));
+    say(&if text {
+        format!(
+            "next: offshoot eval perplexity {run} --data NAME=PATH; offshoot generate {run} --prompt TEXT; \
+             offshoot pretrain RECIPE --init {run} --out DIR, with a recipe such as recipes/lm-small.toml"
+        )
+    } else if unscored {
         format!(
             "next: offshoot pretrain RECIPE --init {run} --out DIR, with a recipe such as recipes/continue.toml; with --data PATH it could be \
              scored, too"

@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod bench;
+mod corpus;
 mod data;
 mod demo;
 mod eval;
@@ -30,6 +31,8 @@ pub fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Pretrain(args) => return pretrain::run(&args),
         Command::Data(args) => data::run(&args)?,
         Command::Import(args) => import::run(&args)?,
+        Command::Tokenizer(command) => corpus::tokenizer(&command)?,
+        Command::Tokenize(args) => corpus::tokenize(&args)?,
         Command::Family(args) => family::run(&args)?,
         Command::Eval(args) => eval::run(&args)?,
         Command::Generate(args) => generate::run(&args)?,

@@ -83,6 +83,7 @@ fn a_test_path_is_what_the_final_number_is_measured_on() {
         .refuses_with_hint(&["data.test", "judge"], &["recipe"]);
     bench.trained("data.test_path=judge data.test=0");
     let stored = bench.catalog().data;
+    let stored = stored.images().unwrap();
     assert_eq!(stored.test_path, Some(bench.path("judge").display().to_string()));
     bench.run("eval knn run --split test").succeeds();
     bench.run("eval linear run --split test --epochs 1").succeeds();

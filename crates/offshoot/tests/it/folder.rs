@@ -99,7 +99,7 @@ fn a_run_folder_holds_what_it_should() {
         catalog.parent.hash,
         blake3::hash(&read("parent/model.safetensors")).to_hex().to_string()
     );
-    assert_eq!(catalog.data.fingerprint, resolved);
+    assert_eq!(catalog.data.fingerprint(), resolved);
     assert_eq!(names(&run.join("views")).len(), 9);
     for child in &catalog.children {
         let view: View = serde_json::from_slice(&read(&format!("views/{}.json", child.id))).unwrap();

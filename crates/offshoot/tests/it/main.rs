@@ -8,6 +8,7 @@ mod disk;
 mod family_refusals;
 mod folder;
 mod import;
+mod language;
 mod manners;
 mod onnx;
 mod refusals;

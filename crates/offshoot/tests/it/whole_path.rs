@@ -85,7 +85,7 @@ fn whole_path(bench: &Workbench, verb: &str, metric: &str) {
     assert_eq!(catalog.score, metric);
     for child in &catalog.children {
         let card = child.scorecard(metric, Split::Val).expect("every child was measured");
-        assert_eq!(card.data.as_ref(), Some(&catalog.data.fingerprint));
+        assert_eq!(card.data.as_ref(), Some(&catalog.data.fingerprint().to_owned()));
         assert_eq!(card.examples, splits(&catalog).splits.val.len());
         assert!(!card.machine.is_empty() && !card.version.is_empty());
         assert!(
@@ -325,7 +325,7 @@ fn export(bench: &Workbench) {
 }
 
 fn splits(catalog: &Catalog) -> Dataset {
-    let data = &catalog.data;
+    let data = catalog.data.images().unwrap();
     let labels = if data.labels { Labels::Use } else { Labels::Ignore };
     let shares = SplitShares {
         val: data.val,
@@ -338,7 +338,7 @@ fn splits(catalog: &Catalog) -> Dataset {
 fn scored_again(bench: &Workbench) {
     let catalog = bench.catalog();
     let dataset = splits(&catalog);
-    let how = &catalog.data.preprocessing;
+    let how = &catalog.data.images().unwrap().preprocessing;
     let device = device("cpu").unwrap();
     for child in ["8x1", "16x2", "24x3"].map(|id| catalog.child(id).unwrap()) {
         let exported = Checkpoint::open(&bench.path("all").join(&child.id)).unwrap();
@@ -348,7 +348,7 @@ fn scored_again(bench: &Workbench) {
             let batches = evaluation_batches(dataset.source.as_ref(), indices, how, 64)
                 .map(|batch| batch.map(|(values, indices)| (values, indices.len())))
                 .map(|batch| Ok::<_, EvalError>(batch.unwrap()));
-            let network = exported.network();
+            let network = exported.backbone().unwrap();
             offshoot_eval::extract(network, &weights, &device, batches, network.image(), &mut |_| {})
                 .unwrap()
                 .cls

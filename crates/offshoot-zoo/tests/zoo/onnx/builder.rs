@@ -8,10 +8,10 @@ use offshoot_zoo::onnx::{self, About, Graph, Heads, OnnxError, Outputs, Sliding,
 use offshoot_zoo::spec::Dim;
 use offshoot_zoo::tensor::{Bool, Tensor};
 use offshoot_zoo::vit::VitNetwork;
-use offshoot_zoo::{DropPath, Features, Network, TensorSpec, Weights};
+use offshoot_zoo::{Backbone, DropPath, Features, Network, TensorSpec, Weights};
 
 use super::file::{Model, floats};
-use crate::{numbers, preprocessing, small};
+use crate::{numbers, preparation, small};
 
 /// A network whose graph is whatever a test wants to see, on two-channel images of 4 x 4 pixels.
 struct Custom {
@@ -28,52 +28,15 @@ impl Network for Custom {
         self.specs.clone()
     }
 
-    fn image(&self) -> (usize, usize) {
-        (2, 4)
-    }
-
-    /// What the test asks for, flat, as `cls`; the pixels as `patches`.
-    fn graph(&self, graph: &mut Graph, pixels: Value) -> Outputs {
-        let built = (self.build)(graph, pixels);
-        let size: usize = graph
-            .shape(built)
-            .iter()
-            .map(|extent| match extent {
-                Fixed(n) | Batch(n) => *n,
-            })
-            .product();
-        Outputs {
-            cls: graph.reshape(built, &[Batch(1), Fixed(size)]),
-            patches: graph.reshape(pixels, &[Batch(1), Fixed(2), Fixed(16)]),
-            logits: None,
-        }
-    }
-
-    fn feature(&self) -> Dim {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn mask_grid(&self) -> usize {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn stride(&self) -> usize {
-        unreachable!("only the graph is asked for")
+    fn as_backbone(&self) -> Option<&dyn Backbone> {
+        Some(self)
     }
 
     fn width_step(&self) -> usize {
         unreachable!("only the graph is asked for")
     }
 
-    fn stochastic_depth(&self) -> StochasticDepth {
-        unreachable!("only the graph is asked for")
-    }
-
     fn layers(&self) -> usize {
-        unreachable!("only the graph is asked for")
-    }
-
-    fn forward(&self, _: &Weights, _: Tensor<4>, _: Option<Tensor<2, Bool>>, _: &mut dyn DropPath) -> Features {
         unreachable!("only the graph is asked for")
     }
 
@@ -89,6 +52,40 @@ impl Network for Custom {
         None
     }
 
+    fn example_macs(&self) -> u64 {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn layout(&self) -> Layout {
+        VitNetwork::new(small()).layout()
+    }
+}
+
+impl Backbone for Custom {
+    fn feature(&self) -> Dim {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn image(&self) -> (usize, usize) {
+        (2, 4)
+    }
+
+    fn mask_grid(&self) -> usize {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn stride(&self) -> usize {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn stochastic_depth(&self) -> StochasticDepth {
+        unreachable!("only the graph is asked for")
+    }
+
+    fn forward(&self, _: &Weights, _: Tensor<4>, _: Option<Tensor<2, Bool>>, _: &mut dyn DropPath) -> Features {
+        unreachable!("only the graph is asked for")
+    }
+
     fn macs(&self, _: usize) -> u64 {
         unreachable!("only the graph is asked for")
     }
@@ -97,8 +94,22 @@ impl Network for Custom {
         unreachable!("only the graph is asked for")
     }
 
-    fn layout(&self) -> Layout {
-        VitNetwork::new(small()).layout()
+    /// What the test asks for, flat, as `cls`; the pixels as `patches`.
+    fn graph(&self, graph: &mut Graph, pixels: Value) -> Outputs {
+        let built = (self.build)(graph, pixels);
+        let size: usize = graph
+            .shape(built)
+            .iter()
+            .map(|extent| match extent {
+                Fixed(n) | Batch(n) => *n,
+                open => panic!("{open:?} of images"),
+            })
+            .product();
+        Outputs {
+            cls: graph.reshape(built, &[Batch(1), Fixed(size)]),
+            patches: graph.reshape(pixels, &[Batch(1), Fixed(2), Fixed(16)]),
+            logits: None,
+        }
     }
 }
 
@@ -125,7 +136,7 @@ fn check(
     let about = About {
         id: "custom",
         parent: "",
-        preprocessing: &preprocessing(&VitNetwork::new(small())),
+        preparation: &preparation(&VitNetwork::new(small())),
     };
     onnx::write(&network, &about, folder.path(), onnx::EMBEDDED, |name| {
         let (_, shape) = tensors.iter().find(|(n, _)| *n == name).unwrap();
@@ -298,6 +309,47 @@ fn windows_attend_with_a_bias_of_their_own() {
                 }
             }
             all
+        },
+    );
+}
+
+#[test]
+fn an_rms_norm_divides_by_the_root_of_the_mean_square() {
+    let gamma = weight("n.weight", &[4]);
+    check(
+        &[("n.weight", &[4])],
+        |graph, x| graph.rms_norm(x, "n", 1e-3),
+        |pixel: Pixel| {
+            each([2, 4, 4], |c, y, x| {
+                let square = (0..4).map(|x| pixel(c, y, x).powi(2)).sum::<f64>() / 4.0;
+                pixel(c, y, x) / (square + f64::from(1e-3f32)).sqrt() * gamma[x]
+            })
+        },
+    );
+}
+
+/// Hendrycks & Gimpel 2016, and Shazeer 2020 with the gates before the values.
+#[test]
+fn a_gelu_by_tanh_and_a_swiglu_are_their_definitions() {
+    check(
+        &[],
+        |graph, x| graph.gelu_tanh(x),
+        |pixel: Pixel| {
+            each([2, 4, 4], |c, y, x| {
+                let x = pixel(c, y, x);
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+                0.5 * x * (1.0 + inner.tanh())
+            })
+        },
+    );
+    check(
+        &[],
+        |graph, x| graph.swiglu(x),
+        |pixel: Pixel| {
+            each([2, 4, 2], |c, y, x| {
+                let (gate, value) = (pixel(c, y, x), pixel(c, y, x + 2));
+                gate / (1.0 + (-gate).exp()) * value
+            })
         },
     );
 }

@@ -20,7 +20,7 @@ pub(crate) struct Model {
     pub(crate) proto: ModelProto,
 }
 
-/// A model ready to run, on any number of images.
+/// A model ready to run, on inputs of any open size.
 pub(crate) struct Compiled {
     plan: Arc<TypedRunnableModel>,
     outputs: Vec<String>,
@@ -66,19 +66,19 @@ impl Model {
             .collect()
     }
 
-    /// The file once more, compiled by tract for an open batch and the sizes that it declares.
+    /// The file once more, compiled by tract for the sizes that it declares, open ones among them.
     pub(crate) fn compile(&self) -> Compiled {
         let onnx = tract_onnx::onnx().with_ignore_output_shapes(false);
         let model = onnx.model_for_path(self.folder.join(MODEL)).unwrap();
         let model = model.into_optimized().unwrap();
-        let open = |fact: &TypedFact| {
-            let open: Vec<_> = fact.shape.iter().map(|side| side.to_usize().is_err()).collect();
-            open[0] && !open[1..].contains(&true)
-        };
+        let open = |fact: &TypedFact| -> Vec<bool> { fact.shape.iter().map(|side| side.to_usize().is_err()).collect() };
         let facts = (0..model.inputs.len()).map(|i| model.input_fact(i).unwrap());
         let facts = facts.chain((0..model.outputs.len()).map(|i| model.output_fact(i).unwrap()));
-        for fact in facts {
-            assert!(open(fact), "the batch alone is open, not {fact:?}");
+        let graph = self.graph();
+        for (fact, value) in facts.zip(graph.input.iter().chain(&graph.output)) {
+            let (name, sides) = declared(value);
+            let said: Vec<bool> = sides.iter().map(|side| matches!(side, Side::DimParam(_))).collect();
+            assert_eq!(open(fact), said, "open sides of `{name}`");
         }
         Compiled {
             plan: model.into_runnable().unwrap(),
@@ -118,6 +118,9 @@ fn attributes(node: &NodeProto) -> BTreeSet<&'static str> {
         "LayerNormalization" => &["axis", "epsilon"],
         "InstanceNormalization" | "BatchNormalization" => &["epsilon"],
         "Softmax" | "Concat" | "Gather" => &["axis"],
+        "Cast" => &["to"],
+        // Without it, by the error function.
+        "Gelu" if !node.attribute.is_empty() => &["approximate"],
         "Split" => &["axis", "num_outputs"],
         "Transpose" => &["perm"],
         "Shape" => &["start", "end"],
@@ -131,11 +134,21 @@ fn attributes(node: &NodeProto) -> BTreeSet<&'static str> {
 impl Compiled {
     /// The outputs by name, for images of this shape.
     pub(crate) fn run(&self, shape: [usize; 4], pixels: &[f32]) -> BTreeMap<&str, Tensor> {
-        let images = Tensor::from_shape(&shape, pixels).unwrap();
-        let outputs = self.plan.run(tvec![images.into_tvalue()]).unwrap();
+        self.outputs(Tensor::from_shape(&shape, pixels).unwrap()).unwrap()
+    }
+
+    /// The outputs by name for sequences of equal length, if tract takes them.
+    pub(crate) fn read(&self, sequences: &[Vec<u32>]) -> Option<BTreeMap<&str, Tensor>> {
+        let shape = [sequences.len(), sequences[0].len()];
+        let ids: Vec<i64> = sequences.iter().flatten().map(|&id| id.into()).collect();
+        self.outputs(Tensor::from_shape(&shape, &ids).unwrap())
+    }
+
+    fn outputs(&self, input: Tensor) -> Option<BTreeMap<&str, Tensor>> {
+        let outputs = self.plan.run(tvec![input.into_tvalue()]).ok()?;
         assert_eq!(outputs.len(), self.outputs.len());
         let names = self.outputs.iter().map(String::as_str);
-        names.zip(outputs.into_iter().map(IntoTensor::into_tensor)).collect()
+        Some(names.zip(outputs.into_iter().map(IntoTensor::into_tensor)).collect())
     }
 }
 
@@ -149,7 +162,8 @@ pub(crate) fn declared(value: &ValueInfoProto) -> (&str, Vec<Side>) {
     let Some(type_proto::Value::TensorType(tensor)) = value.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
         panic!("`{}` is no tensor", value.name)
     };
-    assert_eq!(tensor.elem_type, 1, "32-bit floats");
+    let element = if value.name == "input_ids" { 7 } else { 1 };
+    assert_eq!(tensor.elem_type, element, "64-bit integers and 32-bit floats");
     let sides = tensor.shape.as_ref().unwrap().dim.iter();
     (&value.name, sides.map(|side| side.value.clone().unwrap()).collect())
 }

@@ -2,6 +2,7 @@
 
 mod builder;
 mod file;
+mod text;
 
 use std::path::Path;
 
@@ -12,21 +13,21 @@ use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::onnx::{self, About, OnnxError};
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
 use offshoot_zoo::vit::VitNetwork;
-use offshoot_zoo::{Network, Weights, open};
+use offshoot_zoo::{Backbone, Network, Weights, backbone};
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as Side;
 
 use self::file::{Compiled, Model, declared, floats};
-use crate::{bits, lively, numbers, preprocessing, shape, small, small_resnet};
+use crate::{bits, lively, numbers, preparation, shape, small, small_resnet};
 
 /// A parent on disk.
-fn parent(folder: &Path, network: &dyn Network, weights: &Weights) -> Checkpoint {
-    checkpoint::save(network, weights, &preprocessing(network), folder).unwrap();
+fn parent(folder: &Path, network: &dyn Backbone, weights: &Weights) -> Checkpoint {
+    checkpoint::save(network, weights, &preparation(network), folder).unwrap();
     Checkpoint::open(folder).unwrap()
 }
 
 /// Largest difference between the outputs of `model` and what `network` gives, over batches of 1, 2 and 5 images; and the largest
 /// number there is.
-fn difference(model: &Compiled, network: &dyn Network, weights: &Weights) -> (f32, f32) {
+fn difference(model: &Compiled, network: &dyn Backbone, weights: &Weights) -> (f32, f32) {
     let (channels, side) = network.image();
     let (mut worst, mut largest) = (0.0, 0.0);
     for batch in [1, 2, 5] {
@@ -175,19 +176,19 @@ fn cases() -> Vec<(Architecture, Vec<Shape>)> {
 fn an_exported_model_computes_what_the_child_does() {
     for (number, (architecture, shapes)) in cases().into_iter().enumerate() {
         let base = tempfile::tempdir().unwrap();
-        let network = open(&architecture).unwrap();
+        let network = backbone(&architecture).unwrap();
         let weights = lively(&network.specs(), 40 + number as u64);
         let parent = parent(&base.path().join("parent"), network.as_ref(), &weights);
         let hash = parent.hash().unwrap();
         for shape in shapes {
             let view = parent.network().child(&shape, &hash).unwrap();
             let (child, plan) = parent.plan(&view).unwrap();
-            let preprocessing = preprocessing(network.as_ref());
+            let preparation = preparation(network.as_ref());
             let id = format!("{number}-{shape}");
             let about = About {
                 id: &id,
                 parent: &hash,
-                preprocessing: &preprocessing,
+                preparation: &preparation,
             };
             let folder = base.path().join(&id);
             onnx::export(&parent, &view, &about, &folder, onnx::EMBEDDED).unwrap();
@@ -197,7 +198,11 @@ fn an_exported_model_computes_what_the_child_does() {
                 .collect();
             assert_eq!(names.len(), 2, "{names:?}");
             let model = Model::open(&folder);
-            let (worst, largest) = difference(&model.compile(), child.as_ref(), &materialize(&weights, &plan));
+            let (worst, largest) = difference(
+                &model.compile(),
+                child.as_backbone().unwrap(),
+                &materialize(&weights, &plan),
+            );
             assert!(largest > 0.5, "{id}: features of {largest}");
             // The largest is 7.3e-6, of a Swin of two channels.
             assert!(worst < 3e-5, "{id}: {worst:e}");
@@ -216,7 +221,7 @@ fn the_model_says_what_goes_in_and_out_and_where_it_is_from() {
     let about = About {
         id: "9x2",
         parent: &hash,
-        preprocessing: &preprocessing(&network),
+        preparation: &preparation(&network),
     };
     onnx::export(&parent, &view, &about, base.path(), onnx::EMBEDDED).unwrap();
     let model = Model::open(base.path());
@@ -282,7 +287,7 @@ fn weights_in_a_file_of_their_own_are_the_same_model() {
     let about = About {
         id: "24x4",
         parent: "",
-        preprocessing: &preprocessing(&network),
+        preparation: &preparation(&network),
     };
     let write = |folder: &str, embedded| {
         let folder = base.path().join(folder);
@@ -334,7 +339,7 @@ fn a_model_is_written_one_tensor_at_a_time() {
         let about = About {
             id: "384x2",
             parent: "",
-            preprocessing: &preprocessing(&network),
+            preparation: &preparation(&network),
         };
         let mut handed_over = 0;
         onnx::write(&network, &about, &folder, embedded, |name| {
@@ -371,7 +376,7 @@ fn a_model_that_cannot_be_finished_leaves_what_was_there() {
     let about = About {
         id: "12x4",
         parent: "",
-        preprocessing: &preprocessing(&network),
+        preparation: &preparation(&network),
     };
     let missing = || CheckpointError::Config {
         path: "parent".into(),

@@ -5,9 +5,14 @@
 
 mod features;
 mod knn;
+mod lm;
 mod step;
 
+use std::collections::BTreeMap;
+use std::time::Instant;
+
 use offshoot_family::Vit;
+use offshoot_zoo::tensor::kernels::gemm::Product;
 
 use super::family::short;
 use crate::args::Bench;
@@ -18,6 +23,7 @@ use crate::machine::available_memory;
 pub fn run(args: &Bench) -> Result<(), Failure> {
     match args {
         Bench::Step(args) => step::run(args),
+        Bench::Lm(args) => lm::run(args),
         Bench::Features(args) => features::run(args),
         Bench::Knn(args) => knn::run(args),
     }
@@ -100,6 +106,34 @@ fn noise(index: usize) -> f32 {
     hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
     hash ^= hash >> 16;
     (hash >> 8) as f32 / (1 << 22) as f32 - 2.0
+}
+
+/// What the bare matrix products of a step take.
+struct Floor {
+    flops: f64,
+    seconds: f64,
+}
+
+impl Floor {
+    /// Times a product of each size that a step has: the best of a few, with nothing before or after it, on all threads.
+    fn measure(products: &BTreeMap<Product, usize>) -> Self {
+        const ROUNDS: usize = 6;
+        let mut floor = Self {
+            flops: 0.0,
+            seconds: 0.0,
+        };
+        for (product, &count) in products {
+            floor.flops += count as f64 * product.flops();
+            let mut run = product.bare();
+            let seconds = (0..ROUNDS).map(|_| {
+                let began = Instant::now();
+                run();
+                began.elapsed().as_secs_f64()
+            });
+            floor.seconds += count as f64 * seconds.fold(f64::INFINITY, f64::min);
+        }
+        floor
+    }
 }
 
 #[cfg(test)]

@@ -15,11 +15,11 @@ use offshoot_zoo::Backbone;
 use offshoot_zoo::materialize::compile;
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::Device;
-use offshoot_zoo::tensor::kernels::gemm::{Product, recorded};
+use offshoot_zoo::tensor::kernels::gemm::recorded;
 use offshoot_zoo::tensor::kernels::on_workers;
 use serde_json::json;
 
-use super::{Seconds, at_least_one, fits, rounded, vit};
+use super::{Floor, Seconds, at_least_one, fits, rounded, vit};
 use crate::args::{BenchStep, Case};
 use crate::failure::Failure;
 use crate::machine::{Machine, peak_rss_mib};
@@ -292,32 +292,4 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
     });
     say(&line.to_string())?;
     Ok(())
-}
-
-/// What the bare matrix products of a step take.
-struct Floor {
-    flops: f64,
-    seconds: f64,
-}
-
-impl Floor {
-    /// Times a product of each size that a step has: the best of a few, with nothing before or after it, on all threads.
-    fn measure(products: &BTreeMap<Product, usize>) -> Self {
-        const ROUNDS: usize = 6;
-        let mut floor = Self {
-            flops: 0.0,
-            seconds: 0.0,
-        };
-        for (product, &count) in products {
-            floor.flops += count as f64 * product.flops();
-            let mut run = product.bare();
-            let seconds = (0..ROUNDS).map(|_| {
-                let began = Instant::now();
-                run();
-                began.elapsed().as_secs_f64()
-            });
-            floor.seconds += count as f64 * seconds.fold(f64::INFINITY, f64::min);
-        }
-        floor
-    }
 }

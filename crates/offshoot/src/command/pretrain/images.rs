@@ -35,7 +35,7 @@ pub fn run(args: &Pretrain, path: &Path, overrides: &[String]) -> Result<Exit, F
         dry_run(recipe, args.rate)?;
         return Ok(Exit::Done);
     }
-    super::launch(args, |_| ready(args, recipe, start.as_ref()))
+    super::launch(args, || ready(args, recipe, start.as_ref()), |ready, _| Ok(ready))
 }
 
 /// The run in `run` again.
@@ -74,8 +74,8 @@ pub fn read_recipe(path: &Path, overrides: &[String]) -> Result<ElasticRecipe, F
         Some(family) => ElasticRecipe::of_family(family).ok_or_else(|| {
             let known = offshoot_zoo::registry::FAMILIES.join(", ");
             Failure::input(
-                format!("{origin}: `parent.family`: there is no architecture `{family}`"),
-                format!("there are {known}"),
+                format!("{origin}: `parent.family`: there is no architecture `{family}` for images"),
+                format!("there are {known}; a decoder is trained by `method = \"language\"`"),
             )
         })?,
     };
@@ -273,12 +273,7 @@ fn probe_images(recipe: &ElasticRecipe, dataset: &Dataset, data: &ImagesRef) -> 
 
 /// Prints what a run would be, do and cost. No model is allocated.
 fn dry_run(mut recipe: ElasticRecipe, rate: f64) -> Result<(), Failure> {
-    if !(rate.is_finite() && rate > 0.0) {
-        return Err(Failure::input(
-            format!("--rate {rate} is no rate"),
-            "give TFLOP/s above 0, such as 100",
-        ));
-    }
+    super::check_rate(rate)?;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let mut known = None;
     if Path::new(&recipe.data.path).exists() && !recipe.data.path.is_empty() {

@@ -1,12 +1,15 @@
 //! `offshoot pretrain`: from a recipe and data to a run folder with a family in it.
 
 mod images;
+mod text;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use anyhow::Context;
 use offshoot_family::{Catalog, recipe};
+use offshoot_methods::language::recipe as language;
 use offshoot_methods::train::run::RunFolder;
 use offshoot_methods::train::trainer::{
     self, Cadence, Clock, Learner, Observer, Outcome, StepReport, TrainError, train,
@@ -37,7 +40,12 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
             say(&format!("{} is finished: offshoot family {0}", folder.display()))?;
             return Ok(Exit::Done);
         }
-        return images::resume(args, &run);
+        let path = folder.join("recipe.toml");
+        let text = read(&path)?;
+        return match recipe::given(&text, &[], "method").as_deref() {
+            Some(language::METHOD) => text::resume(args, &run, &text),
+            _ => images::resume(args, &run),
+        };
     }
     let Some((path, overrides)) = args.recipe.split_first() else {
         return Err(Failure::input(
@@ -45,7 +53,21 @@ pub fn run(args: &Pretrain) -> Result<Exit, Failure> {
             "such as: offshoot pretrain recipes/poa-vit-l16.toml --dry-run",
         ));
     };
-    images::run(args, Path::new(path), overrides)
+    let path = Path::new(path);
+    let text = read(path)?;
+    match recipe::given(&text, overrides, "method").as_deref() {
+        Some(language::METHOD) => text::run(args, path, &text, overrides),
+        None | Some("elastic") => images::run(args, path, overrides),
+        Some(other) => Err(Failure::input(
+            format!("{}: there is no method `{other}`", path.display()),
+            "there are `elastic`, for images, and `language`, for text",
+        )),
+    }
+}
+
+/// The text of a recipe.
+fn read(path: &Path) -> Result<String, Failure> {
+    Ok(std::fs::read_to_string(path).with_context(|| format!("recipe {}", path.display()))?)
 }
 
 /// Writes the family of a finished run.
@@ -65,8 +87,12 @@ struct Ready<L> {
     tell: fn(&L),
 }
 
-/// Makes the run folder and what a step needs, by `ready`, and trains.
-fn launch<L: Learner>(args: &Pretrain, ready: impl FnOnce(&Path) -> Result<Ready<L>, Failure>) -> Result<Exit, Failure>
+/// Makes the run folder and what a step needs, and trains: what `check` refuses costs nothing, and `ready` may write into the folder.
+fn launch<C, L: Learner>(
+    args: &Pretrain,
+    check: impl FnOnce() -> Result<C, Failure>,
+    ready: impl FnOnce(C, &Path) -> Result<Ready<L>, Failure>,
+) -> Result<Exit, Failure>
 where
     TrainError<L::Error>: Into<anyhow::Error>,
 {
@@ -76,14 +102,19 @@ where
             "add `--out DIR`, or `--dry-run` to only look",
         ));
     };
-    if args.overwrite {
+    let (run, made) = if args.overwrite {
         // What is there is only taken away for a run that can start.
-        let ready = ready(out)?;
-        return go(args, ready, &RunFolder::create(out, true)?);
-    }
-    // Look at the folder first: a used one is refused before minutes are spent on the data.
-    let run = RunFolder::create(out, false)?;
-    match ready(out) {
+        let checked = check()?;
+        let run = RunFolder::create(out, true)?;
+        let made = ready(checked, run.path());
+        (run, made)
+    } else {
+        // Look at the folder first: a used one is refused before minutes are spent on the data.
+        let run = RunFolder::create(out, false)?;
+        let made = check().and_then(|checked| ready(checked, run.path()));
+        (run, made)
+    };
+    match made {
         Ok(ready) => go(args, ready, &run),
         Err(failure) => {
             run.abandon();
@@ -160,6 +191,17 @@ fn summarise(progress: &TrainingProgress, elapsed: Duration) {
     if progress.skipped > 0 {
         complain(&format!("{} updates were skipped", progress.skipped));
     }
+}
+
+/// Refuses a rate that is none.
+fn check_rate(rate: f64) -> Result<(), Failure> {
+    if rate.is_finite() && rate > 0.0 {
+        return Ok(());
+    }
+    Err(Failure::input(
+        format!("--rate {rate} is no rate"),
+        "give TFLOP/s above 0, such as 100",
+    ))
 }
 
 /// Refuses a recipe that leaves something open.

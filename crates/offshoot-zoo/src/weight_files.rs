@@ -1,4 +1,4 @@
-//! The tensors of a checkpoint by name: one safetensors file, or several that an index brings together.
+//! The tensors of a checkpoint by name: one safetensors file, several that an index brings together, or a GGUF file.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -7,6 +7,7 @@ use offshoot_family::files::content_hash;
 use serde_json::Value;
 
 use crate::checkpoint::{CheckpointError, read_json};
+use crate::gguf::GgufFile;
 use crate::safetensors::SafetensorsFile;
 
 /// Most files that one index may name.
@@ -14,15 +15,21 @@ const MOST: usize = 1000;
 
 /// The weights files of a checkpoint, open, with every name in one place.
 #[derive(Debug)]
-pub struct Shards {
+pub struct WeightFiles {
     /// What the user would look at: the only file, or the index.
     path: PathBuf,
-    files: Vec<SafetensorsFile>,
+    files: Files,
     /// The number of the file that a tensor is in.
     places: HashMap<String, usize>,
 }
 
-impl Shards {
+#[derive(Debug)]
+enum Files {
+    Safetensors(Vec<SafetensorsFile>),
+    Gguf(Box<GgufFile>),
+}
+
+impl WeightFiles {
     /// One file.
     ///
     /// # Errors
@@ -32,8 +39,17 @@ impl Shards {
         Ok(Self {
             path: path.to_owned(),
             places: file.names().into_iter().map(|name| (name, 0)).collect(),
-            files: vec![file],
+            files: Files::Safetensors(vec![file]),
         })
+    }
+
+    /// One GGUF file.
+    pub fn gguf(file: GgufFile) -> Self {
+        Self {
+            path: file.path().to_owned(),
+            places: file.names().map(|name| (name.to_owned(), 0)).collect(),
+            files: Files::Gguf(Box::new(file)),
+        }
     }
 
     /// The files that `index`, a `model.safetensors.index.json`, names beside itself.
@@ -86,7 +102,7 @@ impl Shards {
         }
         Ok(Self {
             path: index.to_owned(),
-            files,
+            files: Files::Safetensors(files),
             places,
         })
     }
@@ -110,7 +126,11 @@ impl Shards {
 
     /// Shape of the tensor `name`, if it is there.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.files[*self.places.get(name)?].shape(name)
+        let &place = self.places.get(name)?;
+        match &self.files {
+            Files::Safetensors(files) => files[place].shape(name),
+            Files::Gguf(file) => file.shape(name),
+        }
     }
 
     /// Makes sure that the tensor `name` is there and of a type that is read as numbers.
@@ -118,7 +138,10 @@ impl Shards {
     /// # Errors
     /// If it is not.
     pub fn check(&self, name: &str) -> Result<(), CheckpointError> {
-        Ok(self.file(name).check(name)?)
+        match &self.files {
+            Files::Safetensors(files) => Ok(files[self.place(name)].check(name)?),
+            Files::Gguf(file) => Ok(file.check(name)?),
+        }
     }
 
     /// The elements of the tensor `name` as f32, row-major.
@@ -126,12 +149,15 @@ impl Shards {
     /// # Errors
     /// If it is not there, not numbers, or cannot be read.
     pub fn read(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
-        Ok(self.file(name).read(name)?)
+        match &self.files {
+            Files::Safetensors(files) => Ok(files[self.place(name)].read(name)?),
+            Files::Gguf(file) => Ok(file.read(name)?),
+        }
     }
 
-    /// The file that says of `name` what it has to say; the first where none has it.
-    fn file(&self, name: &str) -> &SafetensorsFile {
-        &self.files[self.places.get(name).copied().unwrap_or(0)]
+    /// The number of the file that says of `name` what it has to say; the first where none has it.
+    fn place(&self, name: &str) -> usize {
+        self.places.get(name).copied().unwrap_or(0)
     }
 
     /// Content hash, hex: of the file, or of the hashes of several one after the other.
@@ -139,18 +165,22 @@ impl Shards {
     /// # Errors
     /// If a file cannot be read.
     pub fn hash(&self) -> Result<String, CheckpointError> {
-        let hash = |file: &SafetensorsFile| {
-            content_hash(file.path()).map_err(|source| CheckpointError::Io {
-                path: file.path().to_owned(),
+        let hash = |path: &Path| {
+            content_hash(path).map_err(|source| CheckpointError::Io {
+                path: path.to_owned(),
                 source,
             })
         };
-        if let [file] = &self.files[..] {
-            return hash(file);
+        let files = match &self.files {
+            Files::Gguf(file) => return hash(file.path()),
+            Files::Safetensors(files) => files,
+        };
+        if let [file] = &files[..] {
+            return hash(file.path());
         }
         let mut all = String::new();
-        for file in &self.files {
-            all.push_str(&hash(file)?);
+        for file in files {
+            all.push_str(&hash(file.path())?);
         }
         Ok(blake3::hash(all.as_bytes()).to_hex().to_string())
     }

@@ -1,0 +1,334 @@
+//! Pre-training of a language model as a learner: network, sub-networks, optimizer and windows, one step at a time.
+
+use std::collections::BTreeMap;
+
+use offshoot_data::DataError;
+use offshoot_data::text::{Batches, Window, Windows};
+use offshoot_family::{Shape, Space};
+use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
+use offshoot_zoo::network::{self, Network, NetworkError};
+use offshoot_zoo::tensor::{Device, kernels};
+use offshoot_zoo::{DecoderNetwork, TensorSpec, Weights};
+
+use super::recipe::{Draws, LanguageRecipe};
+use super::step::{Batch, Child, Objective};
+use crate::elastic::recipe::RecipeProblem;
+use crate::elastic::sampling::SamplingError;
+use crate::train::optimizer::{self, AdamW, Gradients, Rate};
+use crate::train::state::TrainState;
+use crate::train::trainer::{Clock, Learner, MAX_SKIPPED, StepReport};
+
+/// Why pre-training cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LanguageError {
+    /// The recipe's numbers do not work.
+    #[error(transparent)]
+    Recipe(#[from] RecipeProblem),
+    /// The network cannot be made or cut.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The space cannot be sampled.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// A view does not fit.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// The text cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A checkpoint is not one of this run.
+    #[error("the checkpoint does not belong to this run: {0}")]
+    State(String),
+    /// Training diverged.
+    #[error("{steps} steps in a row had no finite loss or gradient; the last was step {last}")]
+    Diverged {
+        /// How many.
+        steps: u64,
+        /// The last of them.
+        last: u64,
+    },
+}
+
+impl LanguageError {
+    /// What to do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Data(error) => error.hint().map(Into::into),
+            Self::Sampling(error) => error.hint(),
+            Self::Diverged { .. } => {
+                Some("lower `optim.lr`, or raise `optim.warmup_steps`, and resume from an earlier checkpoint".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A sub-network as training needs it.
+struct Cut {
+    network: DecoderNetwork,
+    plan: Plan,
+}
+
+/// Weights and optimizer of a run.
+pub struct LanguageLearner {
+    recipe: LanguageRecipe,
+    network: DecoderNetwork,
+    specs: BTreeMap<String, TensorSpec>,
+    space: Space,
+    draws: Draws,
+    /// The sub-networks met so far.
+    children: BTreeMap<Shape, Cut>,
+    weights: Weights,
+    adam: AdamW,
+    /// Steps in a row that were skipped.
+    skipped: u64,
+    /// Whether it starts from weights that the recipe alone does not give.
+    taken_over: bool,
+    batches: Batches,
+    /// The windows that probes score, each with the number of its domain.
+    val: Vec<Window>,
+}
+
+impl LanguageLearner {
+    /// A learner at step 0 of a resolved recipe, on `batches`; probes score windows of `val`.
+    ///
+    /// # Errors
+    /// If the recipe's numbers or the space do not work, or windows cannot be read.
+    pub fn new(
+        recipe: &LanguageRecipe,
+        batches: Batches,
+        val: &Windows,
+        device: &Device,
+    ) -> Result<Self, LanguageError> {
+        let network = recipe.network()?;
+        let specs = network.specs();
+        let space = recipe.space()?;
+        let optim = &recipe.optim;
+        Ok(Self {
+            draws: recipe.draws(&space)?,
+            space,
+            children: BTreeMap::new(),
+            weights: offshoot_zoo::initialise(&specs, recipe.seed, device),
+            specs: specs.into_iter().map(|spec| (spec.name.clone(), spec)).collect(),
+            adam: AdamW::new(optim.beta1, optim.beta2, optim.epsilon),
+            skipped: 0,
+            taken_over: false,
+            batches,
+            val: spread(val, recipe.probe.windows)?,
+            network,
+            recipe: recipe.clone(),
+        })
+    }
+
+    /// Takes over `weights` instead of the fresh ones. To be called before the first step; the first checkpoint is then written
+    /// before it, so that a run needs them only once.
+    ///
+    /// # Errors
+    /// If they are not those of the recipe's network.
+    pub fn start_from(&mut self, weights: Weights) -> Result<(), LanguageError> {
+        if let Some(problem) = weights.mismatch(&self.network.specs()) {
+            return Err(LanguageError::State(problem));
+        }
+        self.weights = weights;
+        self.taken_over = true;
+        Ok(())
+    }
+
+    /// The intact network.
+    pub fn network(&self) -> &DecoderNetwork {
+        &self.network
+    }
+
+    /// Its weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Makes the network and plan of the child of `shape` if they were not made before.
+    fn meet(&mut self, shape: &Shape) -> Result<(), LanguageError> {
+        if !self.children.contains_key(shape) {
+            let mut view = self.network.child(shape, "")?;
+            if !self.recipe.space.alpha {
+                view.gains.clear();
+            }
+            let opened = offshoot_zoo::open(&view.child)?;
+            let network = network::decoder(opened.as_ref())?.clone();
+            let plan = compile(&self.network.specs(), Some(&network.specs()), &view)?;
+            self.children.insert(shape.clone(), Cut { network, plan });
+        }
+        Ok(())
+    }
+
+    /// Clips, updates; what was wrong with the gradients, if anything was, and then nothing is changed.
+    fn update(&mut self, step: u64, gradients: Gradients, values: &mut Vec<(String, f64)>) -> Option<String> {
+        let [norm] = optimizer::norms(&gradients, |_| 0);
+        values.push(("gradient_norm".into(), norm));
+        if !norm.is_finite() {
+            return Some("the gradient is not finite".into());
+        }
+        let gradient_scale = optimizer::clip(norm, self.recipe.optim.clip);
+        let (recipe, specs) = (&self.recipe, &self.specs);
+        self.adam.update(&mut self.weights, gradients, |name| Rate {
+            gradient_scale,
+            ..recipe.rate(&specs[name], step)
+        });
+        None
+    }
+
+    /// Mean loss of the windows that probes score, in nats, of each of their domains in order.
+    fn validate(&self, shape: &Shape) -> Vec<(usize, f64)> {
+        let Cut { network, plan } = &self.children[shape];
+        let weights = materialize(&self.weights, plan);
+        let at_once = self.recipe.train.at_once.value().copied().unwrap_or(1);
+        let mut sums: BTreeMap<usize, (f64, usize)> = BTreeMap::new();
+        for windows in self.val.chunk_by(|a, b| a.domain == b.domain) {
+            for piece in windows.chunks(at_once) {
+                let tokens: Vec<&[u32]> = piece.iter().map(|window| &window.tokens[..]).collect();
+                let batch = Batch::new(&tokens);
+                let sum = sums.entry(windows[0].domain).or_default();
+                sum.0 += kernels::on_workers(|| batch.loss(network, &weights));
+                sum.1 += batch.predicted();
+            }
+        }
+        sums.into_iter()
+            .map(|(domain, (sum, count))| (domain, sum / count.max(1) as f64))
+            .collect()
+    }
+
+    fn domain_name(&self, domain: usize) -> &str {
+        &self.batches.windows().corpus().facts().domains[domain].name
+    }
+}
+
+/// At most `limit` windows of each domain, evenly spaced.
+fn spread(windows: &Windows, limit: u64) -> Result<Vec<Window>, DataError> {
+    let mut chosen = Vec::new();
+    for (_, range) in windows.domains() {
+        let count = range.end - range.start;
+        let taken = count.min(limit);
+        for i in 0..taken {
+            chosen.push(windows.get(range.start + i * count / taken)?);
+        }
+    }
+    Ok(chosen)
+}
+
+impl Learner for LanguageLearner {
+    type Error = LanguageError;
+
+    fn steps(&self) -> u64 {
+        self.recipe.train.steps
+    }
+
+    fn taken_over(&self) -> bool {
+        self.taken_over
+    }
+
+    fn start(&mut self, _: u64) -> Result<(), LanguageError> {
+        Ok(())
+    }
+
+    fn step(&mut self, step: u64, clock: &dyn Clock) -> Result<StepReport, LanguageError> {
+        let asked = clock.elapsed();
+        let windows = self.batches.batch(step)?;
+        let waited = clock.elapsed().saturating_sub(asked);
+        let tokens: Vec<&[u32]> = windows.iter().map(|window| &window.tokens[..]).collect();
+        let predicted: usize = tokens.iter().map(|window| window.len() - 1).sum();
+        let shapes = self.draws.at(step);
+        for shape in &shapes {
+            self.meet(shape)?;
+        }
+        let cuts = shapes.iter().map(|shape| &self.children[shape]);
+        let children: Vec<Child<'_>> = cuts
+            .map(|cut| Child {
+                network: &cut.network,
+                plan: &cut.plan,
+            })
+            .collect();
+        let objective = Objective {
+            network: &self.network,
+            children: &children,
+            distillation: self.recipe.distillation(),
+            recompute: self.recipe.train.recompute,
+        };
+        let at_once = self.recipe.train.at_once.value().copied().unwrap_or(1);
+        let weights = &self.weights;
+        let outcome = kernels::on_workers(|| objective.step(weights, &tokens, at_once, predicted));
+        let mut values = vec![("loss".to_owned(), outcome.loss)];
+        let named = shapes.iter().zip(&outcome.children);
+        values.extend(named.map(|(shape, loss)| (format!("loss/{shape}"), *loss)));
+        let finite = values.iter().all(|(_, value)| value.is_finite());
+        let skipped = if finite {
+            self.update(step, outcome.gradients, &mut values)
+        } else {
+            Some("the loss is not finite".into())
+        };
+        self.skipped = if skipped.is_some() { self.skipped + 1 } else { 0 };
+        if self.skipped >= MAX_SKIPPED {
+            return Err(LanguageError::Diverged {
+                steps: self.skipped,
+                last: step,
+            });
+        }
+        values.extend([
+            ("learning_rate".into(), self.recipe.learning_rate(step)),
+            ("tokens".into(), predicted as f64),
+            ("skipped".into(), f64::from(u8::from(skipped.is_some()))),
+        ]);
+        Ok(StepReport {
+            values,
+            examples: predicted,
+            waited,
+            skipped,
+        })
+    }
+
+    /// Perplexity on val of the smallest, the middle and the intact network, macro-averaged over domains; and of the intact one each
+    /// domain's, where there are several.
+    fn probe(&mut self) -> Result<Vec<(String, f64)>, LanguageError> {
+        let intact = self.space.intact();
+        let mut shapes = vec![self.space.smallest(), self.space.middle(), intact.clone()];
+        shapes.dedup();
+        let mut values = Vec::new();
+        if self.val.is_empty() {
+            return Ok(values);
+        }
+        let mut domains = Vec::new();
+        for shape in shapes {
+            self.meet(&shape)?;
+            let losses = self.validate(&shape);
+            let mean = losses.iter().map(|(_, loss)| loss).sum::<f64>() / losses.len() as f64;
+            values.push((format!("perplexity/{shape}"), mean.exp()));
+            if shape == intact && losses.len() > 1 {
+                domains = losses;
+            }
+        }
+        let each = domains.into_iter();
+        values.extend(
+            each.map(|(domain, loss)| (format!("perplexity/{intact}/{}", self.domain_name(domain)), loss.exp())),
+        );
+        Ok(values)
+    }
+
+    fn state(&self) -> TrainState {
+        let mut state = TrainState::default();
+        state.put("student", &self.weights);
+        self.adam.put(&mut state);
+        state.counts.insert("skipped".into(), self.skipped);
+        state
+    }
+
+    fn restore(&mut self, state: TrainState) -> Result<(), LanguageError> {
+        let specs: Vec<TensorSpec> = self.specs.values().cloned().collect();
+        let weights = state.role("student");
+        if let Some(problem) = weights.mismatch(&specs) {
+            return Err(LanguageError::State(problem));
+        }
+        self.weights = weights;
+        let elements = |name: &str| self.specs.get(name).map(TensorSpec::elements);
+        self.adam.take(&state, elements).map_err(LanguageError::State)?;
+        self.skipped = state.counts.get("skipped").copied().unwrap_or(0);
+        Ok(())
+    }
+}

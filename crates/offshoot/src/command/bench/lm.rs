@@ -1,0 +1,140 @@
+//! `offshoot bench lm`: whole training steps of a decoder on made-up tokens.
+
+use std::time::Instant;
+
+use offshoot_data::Rng;
+use offshoot_family::{Decoder, DecoderKind, RopeScaling};
+use offshoot_methods::language::recipe::LanguageRecipe;
+use offshoot_methods::language::step::{Distillation, Objective};
+use offshoot_methods::train::optimizer::{self, AdamW, Rate};
+use offshoot_zoo::tensor::kernels::gemm::recorded;
+use offshoot_zoo::tensor::kernels::on_workers;
+use offshoot_zoo::{DecoderNetwork, Network, spec};
+use serde_json::json;
+
+use super::{Floor, Seconds, at_least_one, fits, rounded};
+use crate::args::{BenchLm, LmArch, LmCase};
+use crate::failure::Failure;
+use crate::machine::{Machine, peak_rss_mib};
+use crate::terminal::say;
+
+/// Adam at the paper's rate (specialize.md section 2.1).
+const RATE: Rate = Rate {
+    learning_rate: 1e-4,
+    weight_decay: 0.0,
+    gradient_scale: 1.0,
+};
+/// Largest L2 norm of the gradient.
+const CLIP: f64 = 5.0;
+
+/// A case: its name, windows of a step, and the network.
+fn problem(case: LmCase, arch: LmArch) -> (&'static str, usize, Decoder) {
+    let (name, batch, [width, depth, heads, hidden, vocabulary, context]) = match case {
+        LmCase::Tiny => ("tiny", 4, [32, 2, 4, 64, 97, 24]),
+        LmCase::CpuS => ("cpu-s", 16, [256, 4, 4, 1024, 8192, 256]),
+        LmCase::Slm126m => ("slm-126m", 16, [1024, 7, 8, 4096, 32_768, 1024]),
+    };
+    let (kind, kv_heads, norm_eps) = match arch {
+        LmArch::Gpt2 => (DecoderKind::Gpt2, heads, 1e-5),
+        LmArch::Llama => (DecoderKind::Llama, heads / 2, 1e-6),
+    };
+    let decoder = Decoder {
+        kind,
+        width,
+        depth,
+        heads,
+        kv_heads,
+        head_dim: width / heads,
+        hidden,
+        vocabulary,
+        context,
+        norm_eps,
+        tied: true,
+        rope_theta: 1e4,
+        rope_scaling: RopeScaling::None,
+    };
+    (name, batch, decoder)
+}
+
+/// Runs the command.
+pub fn run(args: &BenchLm) -> Result<(), Failure> {
+    let machine = Machine::new(&args.compute.device, args.compute.threads)?;
+    at_least_one("--steps", args.steps, "step")?;
+    let (name, batch, decoder) = problem(args.case, args.arch);
+    let (vocabulary, context) = (decoder.vocabulary, decoder.context);
+    let network = DecoderNetwork::new(decoder);
+    let specs = network.specs();
+    if machine.name == "cpu" {
+        let kept = (batch * context) as f64 * (network.token_activations() as f64 + vocabulary as f64);
+        fits(
+            name,
+            16.0 * spec::parameters(&specs) as f64 + 4.0 * kept,
+            "a smaller --case",
+        )?;
+    }
+    let device = &machine.device;
+    let mut weights = offshoot_zoo::initialise(&specs, 0, device);
+    let mut rng = Rng::for_example(0, "bench.lm", 0, 0);
+    let mut window = || -> Vec<u32> { (0..context).map(|_| rng.below(vocabulary as u64) as u32).collect() };
+    let windows: Vec<Vec<u32>> = (0..batch).map(|_| window()).collect();
+    let count = batch * (context - 1);
+    let optim = LanguageRecipe::default().optim;
+    let mut adam = AdamW::new(optim.beta1, optim.beta2, optim.epsilon);
+    let objective = Objective {
+        network: &network,
+        children: &[],
+        distillation: Distillation {
+            share: 1.0,
+            temperature: 1.0,
+        },
+        recompute: args.recompute,
+    };
+    let mut one_step = || -> Result<f64, Failure> {
+        let outcome = objective.step(&weights, &windows, batch, count);
+        let [norm] = optimizer::norms(&outcome.gradients, |_| 0);
+        let gradient_scale = optimizer::clip(norm, CLIP);
+        adam.update(&mut weights, outcome.gradients, |_| Rate { gradient_scale, ..RATE });
+        device.sync().map_err(|e| anyhow::anyhow!("{e:?}"))?;
+        Ok(outcome.loss)
+    };
+    let mut seconds = Vec::with_capacity(args.steps);
+    let mut loss = f64::NAN;
+    for step in 0..args.warmup + args.steps {
+        let began = Instant::now();
+        loss = on_workers(&mut one_step)?;
+        if step >= args.warmup {
+            seconds.push(began.elapsed().as_secs_f64());
+        }
+    }
+    let seconds = Seconds::new(seconds);
+    let peak = peak_rss_mib();
+    // Last, so that neither the time nor the memory of the steps has any of it.
+    let floor = if machine.name == "cpu" {
+        let (done, products) = recorded(one_step);
+        done?;
+        Some(Floor::measure(&products))
+    } else {
+        None
+    };
+    let flops = 6.0 * batch as f64 * network.sequence_macs(context, true) as f64;
+    let line = json!({
+        "case": name,
+        "arch": args.arch.name(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "device": machine.name,
+        "threads": machine.threads,
+        "dtype": "fp32",
+        "recompute": args.recompute,
+        "steps": seconds.count(),
+        "median_s": seconds.median(),
+        "min_s": seconds.min(),
+        "tokens_per_s": (batch * context) as f64 / seconds.median(),
+        "peak_rss_mib": peak,
+        "loss": loss,
+        "flops": flops,
+        "gemm_flops": floor.as_ref().map(|floor| floor.flops),
+        "gemm_floor_s": floor.as_ref().map(|floor| rounded(floor.seconds)),
+    });
+    say(&line.to_string())?;
+    Ok(())
+}

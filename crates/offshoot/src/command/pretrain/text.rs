@@ -1,0 +1,523 @@
+//! Pre-training of language models: from a recipe and text to what the loop needs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use offshoot_data::Split as Part;
+use offshoot_data::SplitShares;
+use offshoot_data::text::{
+    Algorithm, Batches, Corpus, CorpusOptions, Documents, Domain, Draw, Tokenizer, Training, WindowOptions, Windows,
+};
+use offshoot_family::catalog::{DataRef, DomainRef, TextRef};
+use offshoot_family::recipe;
+use offshoot_family::{Architecture, Catalog};
+use offshoot_methods::elastic::recipe::InitRecipe;
+use offshoot_methods::family::{self, Made};
+use offshoot_methods::language::cost;
+use offshoot_methods::language::pretrain::LanguageLearner;
+use offshoot_methods::language::recipe::{CorpusFacts, LanguageRecipe, METHOD, TokenizerKind};
+use offshoot_methods::train::run::RunFolder;
+use offshoot_zoo::{Checkpoint, Network, Preparation, TokenizerFiles, import, spec};
+
+use super::{Ready, thousands};
+use crate::args::Pretrain;
+use crate::command::corpus;
+use crate::command::family::short;
+use crate::command::images::checked_parent;
+use crate::command::import::absolute;
+use crate::failure::{Exit, Failure};
+use crate::machine::Machine;
+use crate::terminal::say;
+
+/// The corpus of a run that made its own, in its folder.
+const CORPUS: &str = "corpus";
+
+/// A language model that a run starts from, checked and not loaded yet.
+struct Start {
+    path: PathBuf,
+    checkpoint: Checkpoint,
+    tokenizer: TokenizerFiles,
+    hash: String,
+}
+
+impl Start {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let (checkpoint, tokenizer) = if path.join("catalog.json").is_file() {
+            let catalog = Catalog::open(path)?;
+            let checkpoint = checked_parent(path, &catalog)?;
+            (checkpoint, TokenizerFiles::open(&path.join(&catalog.parent.path))?)
+        } else {
+            let model = import::open(path, None)?;
+            match model.preparation {
+                Preparation::Text(tokenizer) => (model.checkpoint, tokenizer),
+                Preparation::Images(_) => {
+                    return Err(Failure::input(
+                        format!("{} is a model of images, and the recipe is for text", path.display()),
+                        "start from a decoder, such as a folder of `gpt2` or `llama`",
+                    ));
+                }
+            }
+        };
+        checkpoint.decoder()?;
+        Ok(Self {
+            path: path.to_owned(),
+            hash: checkpoint.hash()?,
+            checkpoint,
+            tokenizer,
+        })
+    }
+
+    /// The model of a recipe that was resolved.
+    fn again(init: &InitRecipe) -> Result<Self, Failure> {
+        let start = Self::open(Path::new(&init.path))?;
+        if start.hash != init.hash {
+            return Err(Failure::input(
+                format!(
+                    "{} is not the model that the run was started from: its content has changed",
+                    init.path
+                ),
+                "put it back as it was, or start a new run",
+            ));
+        }
+        Ok(start)
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer, Failure> {
+        let place = self.path.join("tokenizer.json").display().to_string();
+        let tokenizer = Tokenizer::from_bytes(self.tokenizer.json().to_vec(), &place)?;
+        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+        let (begin, end) = (text(self.tokenizer.bos), text(self.tokenizer.eos));
+        Ok(tokenizer.with_text_tokens(begin.as_deref(), end.as_deref())?)
+    }
+}
+
+/// What was looked at before the run folder is made.
+pub struct Checked {
+    machine: Machine,
+    recipe: LanguageRecipe,
+    start: Option<Start>,
+    /// Where the text comes from; none where a corpus is named.
+    domains: Vec<Domain>,
+    /// The tokenizer that is named, if one is.
+    tokenizer: Option<Tokenizer>,
+}
+
+/// A new run of the recipe at `path`.
+///
+/// # Errors
+/// If the recipe, the model that it starts from, or the text cannot be used.
+pub fn run(args: &Pretrain, path: &Path, text: &str, overrides: &[String]) -> Result<Exit, Failure> {
+    let (recipe, start) = new_recipe(args, path, text, overrides)?;
+    if args.dry_run {
+        dry_run(recipe, args.rate)?;
+        return Ok(Exit::Done);
+    }
+    super::launch(args, || check(args, recipe, start), ready)
+}
+
+/// The run in `run` again.
+///
+/// # Errors
+/// If it cannot go on.
+pub fn resume(args: &Pretrain, run: &RunFolder, text: &str) -> Result<Exit, Failure> {
+    let origin = run.path().join("recipe.toml").display().to_string();
+    let recipe: LanguageRecipe = recipe::load(&LanguageRecipe::default(), text, &origin, &[])?;
+    // Later its weights are in the checkpoints.
+    let unsaved = offshoot_methods::train::state::list(&run.checkpoints()).is_empty();
+    let start = (unsaved && !recipe.init.path.is_empty())
+        .then(|| Start::again(&recipe.init))
+        .transpose()?;
+    let machine = Machine::new(&args.compute.device, args.compute.threads)?;
+    let checked = Checked {
+        machine,
+        recipe,
+        start,
+        domains: Vec::new(),
+        tokenizer: None,
+    };
+    super::go(args, ready(checked, run.path())?, run)
+}
+
+/// The recipe of a new run, and the model that it starts from: the option's, or the recipe's own.
+fn new_recipe(
+    args: &Pretrain,
+    path: &Path,
+    text: &str,
+    overrides: &[String],
+) -> Result<(LanguageRecipe, Option<Start>), Failure> {
+    let origin = path.display().to_string();
+    if let Some(family) = recipe::given(text, overrides, "parent.family").filter(|family| family != "decoder") {
+        return Err(Failure::input(
+            format!("{origin}: `parent.family`: a `{family}` reads no text"),
+            "language models are of the family `decoder`, of the kind `gpt2` or `llama`",
+        ));
+    }
+    let named = recipe::given(text, overrides, "init.path").filter(|path| !path.is_empty());
+    let mut default = LanguageRecipe::default();
+    let Some(init) = args.init.clone().or(named.map(Into::into)) else {
+        return Ok((recipe::load(&default, text, &origin, overrides)?, None));
+    };
+    let start = Start::open(&init)?;
+    default.parent = start.checkpoint.network().architecture();
+    default.init = InitRecipe {
+        path: absolute(&init),
+        hash: start.hash.clone(),
+    };
+    let mut recipe: LanguageRecipe = recipe::load(&default, text, &origin, overrides)?;
+    if recipe.init.hash != start.hash {
+        return Err(Failure::input(
+            format!("{} is not the model that `init.hash` is of", init.display()),
+            "leave the hash out to start from this one, or name the model that it belongs to",
+        ));
+    }
+    recipe.init.path.clone_from(&default.init.path);
+    if recipe.parent != default.parent {
+        return Err(Failure::input(
+            format!(
+                "{origin} or its overrides set other numbers of the parent than {} has",
+                init.display()
+            ),
+            "leave `[parent]` out: with --init the parent's numbers are the model's",
+        ));
+    }
+    Ok((recipe, Some(start)))
+}
+
+/// Looks at all that can be wrong before anything is made.
+fn check(args: &Pretrain, mut recipe: LanguageRecipe, start: Option<Start>) -> Result<Checked, Failure> {
+    let machine = Machine::new(&args.compute.device, args.compute.threads)?;
+    recipe.clone().resolve(None)?;
+    let data = &mut recipe.data;
+    let mut domains = Vec::new();
+    match (data.corpus.is_empty(), data.domains.is_empty()) {
+        (true, true) => {
+            return Err(Failure::input(
+                "the recipe names no text",
+                "add `data.domains.NAME=PATH` to the command, or a corpus of `offshoot tokenize` by `data.corpus=DIR`",
+            ));
+        }
+        (false, false) => {
+            return Err(Failure::input(
+                "the recipe names a corpus and domains",
+                "leave one of `data.corpus` and `data.domains` out",
+            ));
+        }
+        (false, true) => data.corpus = absolute(Path::new(&data.corpus)),
+        (true, false) => {
+            for (name, path) in &mut data.domains {
+                *path = absolute(Path::new(path));
+                let domain = Domain {
+                    name: name.clone(),
+                    path: PathBuf::from(&*path),
+                };
+                Documents::open(&domain.path, data.max_damaged)?;
+                domains.push(domain);
+            }
+        }
+    }
+    let mut tokenizer = start.as_ref().map(Start::tokenizer).transpose()?;
+    if !data.tokenizer.is_empty() {
+        data.tokenizer = absolute(Path::new(&data.tokenizer));
+        let named = Tokenizer::open(Path::new(&data.tokenizer))?;
+        if tokenizer.as_ref().is_some_and(|own| own.hash() != named.hash()) {
+            return Err(Failure::input(
+                format!(
+                    "{} ({} tokens) is another tokenizer than that of the model to start from",
+                    data.tokenizer,
+                    named.vocabulary()
+                ),
+                "leave `data.tokenizer` out: the model's embeddings belong to its own",
+            ));
+        }
+        tokenizer = Some(named);
+    }
+    Ok(Checked {
+        machine,
+        recipe,
+        start,
+        domains,
+        tokenizer,
+    })
+}
+
+/// Opens the corpus of a run, or makes it in the run's folder.
+fn open_corpus(checked: &Checked, run: &Path) -> Result<Corpus, Failure> {
+    let data = &checked.recipe.data;
+    if !data.corpus.is_empty() {
+        return Ok(Corpus::open(&run.join(&data.corpus))?);
+    }
+    let paths: Vec<PathBuf> = checked.domains.iter().map(|domain| domain.path.clone()).collect();
+    let trained;
+    let tokenizer = match &checked.tokenizer {
+        Some(tokenizer) => tokenizer,
+        None => {
+            let algorithm = match data.algorithm {
+                TokenizerKind::Bpe => Algorithm::Bpe,
+                TokenizerKind::Unigram => Algorithm::Unigram,
+            };
+            let training = Training {
+                seed: checked.recipe.seed,
+                max_damaged: data.max_damaged,
+                ..Training::new(algorithm, data.vocabulary)
+            };
+            trained = corpus::trained(&paths, &training)?;
+            &trained
+        }
+    };
+    let options = CorpusOptions {
+        seed: checked.recipe.seed,
+        shares: SplitShares {
+            val: data.val,
+            test: data.test,
+        },
+        max_damaged: data.max_damaged,
+        near_duplicates: data.near_duplicates,
+        ..CorpusOptions::default()
+    };
+    let made = corpus::built(&run.join(CORPUS), &checked.domains, tokenizer, &options)?;
+    corpus::tell(&made)?;
+    Ok(made)
+}
+
+/// Resolves a recipe on its corpus and makes everything that a step needs.
+fn ready(checked: Checked, run: &Path) -> Result<Ready<LanguageLearner>, Failure> {
+    let corpus = Arc::new(open_corpus(&checked, run)?);
+    let Checked {
+        machine,
+        mut recipe,
+        start,
+        tokenizer,
+        ..
+    } = checked;
+    if recipe.data.corpus.is_empty() {
+        recipe.data.corpus = CORPUS.into();
+    }
+    check_corpus(&recipe, &corpus, tokenizer.as_ref())?;
+    recipe.data.val = corpus.facts().split.shares.val;
+    recipe.data.test = corpus.facts().split.shares.test;
+    recipe.data.vocabulary = corpus.tokenizer().vocabulary();
+    recipe.resolve(Some(&CorpusFacts {
+        vocabulary: corpus.tokenizer().vocabulary(),
+        end_of_text: corpus.tokenizer().end_of_text().is_some(),
+        fingerprint: corpus.fingerprint().to_owned(),
+    }))?;
+    super::refuse_open(&recipe)?;
+    let cost = cost::of_recipe(&recipe)?;
+    if machine.name == "cpu" {
+        let hint = "lower `train.at_once`, set `train.recompute=true`, or use a machine with more memory";
+        super::check_memory(cost.bytes(), hint)?;
+    }
+    let options = WindowOptions {
+        context: recipe.decoder()?.context,
+        packing: recipe.data.packing,
+        begin_of_text: recipe.data.begin_of_text,
+        end_of_text: recipe.data.end_of_text.value() == Some(&true),
+    };
+    let train = Windows::new(Arc::clone(&corpus), Part::Train, options)?;
+    let val = Windows::new(Arc::clone(&corpus), Part::Val, options)?;
+    let draw = Draw {
+        batch: recipe.train.batch,
+        seed: recipe.seed,
+        weights: weights(&recipe, &corpus)?,
+    };
+    let announcement = announcement(&recipe, &corpus, &train);
+    let mut learner = LanguageLearner::new(&recipe, Batches::new(train, draw)?, &val, &machine.device)?;
+    if let Some(start) = start {
+        learner.start_from(start.checkpoint.weights(&machine.device)?)?;
+    }
+    Ok(Ready {
+        machine,
+        recipe: recipe::to_toml(&recipe)?,
+        cadence: recipe.cadence(),
+        announcement,
+        learner,
+        family: Box::new(move |learner: &LanguageLearner, run: &RunFolder| write(&recipe, &corpus, learner, run)),
+        tell: |_| {},
+    })
+}
+
+/// A corpus must be what the recipe and the model to start from mean.
+fn check_corpus(recipe: &LanguageRecipe, corpus: &Corpus, tokenizer: Option<&Tokenizer>) -> Result<(), Failure> {
+    let place = corpus.folder().display();
+    if let Some(tokenizer) = tokenizer.filter(|tokenizer| tokenizer.hash() != corpus.tokenizer().hash()) {
+        return Err(Failure::input(
+            format!(
+                "{place} was tokenized with another tokenizer ({} tokens) than the one that is asked for ({} tokens)",
+                corpus.tokenizer().vocabulary(),
+                tokenizer.vocabulary()
+            ),
+            "tokenize the text again with the model's own: offshoot tokenize NAME=PATH --tokenizer MODEL -o DIR",
+        ));
+    }
+    let known = recipe.data.fingerprint.value();
+    if known.is_some_and(|known| known != corpus.fingerprint()) {
+        return Err(Failure::input(
+            format!("{place} is not the corpus that the recipe was resolved with: its content has changed"),
+            "put the files back as they were, or start a new run with `data.fingerprint=auto`",
+        ));
+    }
+    Ok(())
+}
+
+/// Shares of the domains in their order; none where the recipe gives none.
+fn weights(recipe: &LanguageRecipe, corpus: &Corpus) -> Result<Vec<f64>, Failure> {
+    let given = &recipe.data.weights;
+    if given.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names: Vec<&str> = corpus.facts().domains.iter().map(|d| d.name.as_str()).collect();
+    if let Some(unknown) = given.keys().find(|name| !names.contains(&name.as_str())) {
+        return Err(Failure::input(
+            format!("`data.weights.{unknown}`: the corpus has no such domain"),
+            format!("its domains are {}", names.join(", ")),
+        ));
+    }
+    Ok(names
+        .iter()
+        .map(|name| given.get(*name).copied().unwrap_or(0.0))
+        .collect())
+}
+
+fn announcement(recipe: &LanguageRecipe, corpus: &Corpus, train: &Windows) -> Vec<String> {
+    let facts = corpus.facts();
+    let children = recipe.space().map_or(0, |space| space.count());
+    let windows = train.len();
+    let passes = recipe.train.steps as f64 * recipe.train.batch as f64 / windows.max(1) as f64;
+    vec![
+        format!(
+            "{} tokens of {} domains to train on, in {} windows of up to {}",
+            thousands(facts.tokens(Part::Train)),
+            facts.domains.len(),
+            thousands(windows),
+            train.context()
+        ),
+        format!(
+            "{} steps of {} windows ({passes:.1} passes) for {children} children",
+            recipe.train.steps, recipe.train.batch
+        ),
+    ]
+}
+
+/// Writes the family of a finished run.
+fn write(
+    recipe: &LanguageRecipe,
+    corpus: &Corpus,
+    learner: &LanguageLearner,
+    run: &RunFolder,
+) -> Result<Catalog, Failure> {
+    let tokenizer = corpus.tokenizer();
+    let context = recipe.decoder()?.context;
+    let special = |id: Option<u32>| id.and_then(|id| Some((id, tokenizer.token(id)?)));
+    let (begin, end) = (special(tokenizer.begin_of_text()), special(tokenizer.end_of_text()));
+    let files = TokenizerFiles::new(tokenizer.content().to_vec(), begin, end, context);
+    let facts = corpus.facts();
+    let domains = facts.domains.iter().map(|domain| DomainRef {
+        name: domain.name.clone(),
+        path: domain.path.clone(),
+    });
+    let data = TextRef {
+        corpus: recipe.data.corpus.clone(),
+        domains: domains.collect(),
+        fingerprint: corpus.fingerprint().to_owned(),
+        tokenizer: tokenizer.hash().to_owned(),
+        split_seed: facts.split.seed,
+        val: recipe.data.val,
+        test: recipe.data.test,
+        context,
+    };
+    let made = Made {
+        method: METHOD,
+        space: &recipe.space()?,
+        alpha: recipe.space.alpha,
+        data: DataRef::Text(data),
+        seed: recipe.seed,
+    };
+    Ok(family::write(
+        run.path(),
+        learner.network(),
+        learner.weights(),
+        &Preparation::Text(files),
+        made,
+    )?)
+}
+
+/// Prints what a run would be, do and cost. No model is allocated, no text is read but a corpus that is named.
+fn dry_run(mut recipe: LanguageRecipe, rate: f64) -> Result<(), Failure> {
+    super::check_rate(rate)?;
+    let corpus = Path::new(&recipe.data.corpus);
+    let known = (!recipe.data.corpus.is_empty() && corpus.exists())
+        .then(|| Corpus::open(corpus))
+        .transpose()?;
+    let facts = known.as_ref().map(|corpus| CorpusFacts {
+        vocabulary: corpus.tokenizer().vocabulary(),
+        end_of_text: corpus.tokenizer().end_of_text().is_some(),
+        fingerprint: corpus.fingerprint().to_owned(),
+    });
+    recipe.resolve(facts.as_ref())?;
+    let network = recipe.network()?;
+    let decoder = network.decoder();
+    let parameters = spec::parameters(&network.specs());
+    let mut lines = vec![
+        Architecture::Decoder(decoder.clone()).summary(),
+        format!(
+            "{} parameters, {} of them outside of embeddings; vocabulary {}, context {}",
+            thousands(parameters),
+            thousands(network.inner_parameters()),
+            thousands(decoder.vocabulary as u64),
+            thousands(decoder.context as u64)
+        ),
+    ];
+    lines.extend(paper(&network, parameters));
+    let space = recipe.space()?;
+    if space.count() > 1 {
+        lines.push(format!("{} sub-networks", space.count()));
+        for shape in [space.smallest(), space.middle(), space.intact()] {
+            let child = offshoot_zoo::open(&network.child(&shape, "")?.child)?;
+            let count = thousands(spec::parameters(&child.specs()));
+            lines.push(format!("  {shape}: {count} parameters"));
+        }
+    }
+    let cost = cost::of_recipe(&recipe)?;
+    lines.push(format!(
+        "{:.3e} FLOPs a token to train, {:.3e} to use, in windows of the whole context",
+        cost.token_flops, cost.inference_flops
+    ));
+    lines.push(format!(
+        "{} of memory a step with {} windows at once: {} of weights, moments and gradients, {} of activations and logits",
+        short(cost.bytes(), "B"),
+        recipe.train.at_once,
+        short(cost.state_bytes, "B"),
+        short(cost.activation_bytes, "B")
+    ));
+    let tokens = recipe.train.steps as f64 * (recipe.train.batch * decoder.context) as f64;
+    let hours = cost.token_flops * tokens / (rate * 1e12) / 3600.0;
+    lines.push(format!(
+        "{} steps of up to {} tokens, {} in all: {hours:.1} hours at {rate} TFLOP/s (--rate)",
+        thousands(recipe.train.steps),
+        thousands((recipe.train.batch * decoder.context) as u64),
+        short(tokens, "")
+    ));
+    let open = recipe::unresolved(&recipe);
+    if !open.is_empty() {
+        let open = open.join(", ");
+        lines.push(format!("worked out from the text before the first step: {open}"));
+    }
+    say(&lines.join("\n"))?;
+    Ok(())
+}
+
+/// How a model of the paper's numbers stands to what it reports (specialize.md section 2.1).
+fn paper(network: &offshoot_zoo::DecoderNetwork, parameters: u64) -> Option<String> {
+    let reported: u64 = match network.familiar_name()? {
+        "slm" => 126_000_000,
+        "llm" => 771_000_000,
+        _ => return None,
+    };
+    let missing = (reported as f64 - parameters as f64) / network.decoder().width as f64;
+    Some(format!(
+        "the paper reports {}: {missing:+.0} rows of {} channels more than this; it states neither its positions nor its exact \
+         vocabulary (32,768 tokens and 4,096 positions would give it), and a gated or untied model would be far larger",
+        short(reported as f64, ""),
+        network.decoder().width
+    ))
+}
