@@ -365,7 +365,7 @@ pub struct Latency {
 /// A language model: a child of a run, or a folder.
 #[derive(Clone, Debug, Args)]
 pub struct LanguageModel {
-    /// Run folder, or a folder of transformers (llama, gpt2) with its tokenizer.json.
+    /// Run folder, a folder of transformers (llama, gpt2) with its tokenizer.json, or a GGUF file.
     #[arg(value_name = "RUN | MODEL")]
     pub place: PathBuf,
     /// Whether a begin-of-text token is put before a text.
@@ -376,7 +376,7 @@ pub struct LanguageModel {
 /// When a begin-of-text token is put before a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BeginOfText {
-    /// If the tokenizer itself adds one.
+    /// If the tokenizer itself adds one, or the run was trained so.
     Auto,
     /// Always; the model must have one.
     Yes,

@@ -10,6 +10,7 @@ use offshoot_family::{Catalog, Scorecard, Split};
 use offshoot_zoo::{Network, Weights, network};
 use serde_json::json;
 
+use super::corpus;
 use super::family::table;
 use super::pretrain::thousands;
 use super::text::LanguageModels;
@@ -78,17 +79,18 @@ pub fn measure_children(
 
 /// The domains that were named, each once.
 fn domains(named: &[String]) -> Result<Vec<Domain>, Failure> {
-    let mut domains: Vec<Domain> = Vec::new();
-    for text in named {
+    let domains = corpus::domains(named)?;
+    for (number, domain) in domains.iter().enumerate() {
         let hint = "write it as --data NAME=PATH, the name of letters, digits, `-`, `_` and `.`";
-        let domain = Domain::parse(text).map_err(|e| Failure::input(format!("--data: {e}"), hint))?;
-        if domains.iter().any(|other| other.name == domain.name) {
+        domain
+            .check()
+            .map_err(|e| Failure::input(format!("--data: {e}"), hint))?;
+        if domains[..number].iter().any(|other| other.name == domain.name) {
             return Err(Failure::input(
                 format!("--data: domain `{}` is there twice", domain.name),
                 "give each domain a name of its own; a folder of several files is one domain",
             ));
         }
-        domains.push(domain);
     }
     Ok(domains)
 }

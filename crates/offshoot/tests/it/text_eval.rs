@@ -303,13 +303,10 @@ fn a_tokenizer_that_adds_a_begin_of_text_token_is_followed() {
 fn run(bench: &Workbench) -> PathBuf {
     let bytes = tokenizer(false);
     let own = Tokenizer::from_bytes(bytes, "tokenizer").unwrap();
-    let domains: Vec<Domain> = ["a=a.jsonl", "c=c.jsonl"]
-        .map(|text| {
-            let domain = Domain::parse(text).unwrap();
-            let path = bench.path(domain.path.to_str().unwrap());
-            Domain { path, ..domain }
-        })
-        .to_vec();
+    let domains = ["a", "c"].map(|name| Domain {
+        name: name.into(),
+        path: bench.path(&format!("{name}.jsonl")),
+    });
     let lines: Vec<String> = documents(3, 60, 90)
         .iter()
         .map(|text| json!({ "text": text }).to_string())
@@ -490,7 +487,8 @@ fn text_and_windows_that_cannot_be_scored_are_refused() {
     with("--context 8 --stride 8").refuses(&["stride = 8", "1 and 7"]);
     with("--stride 0").refuses(&["stride = 0"]);
     with("--data a=b").refuses_with_hint(&["`a`", "twice"], &["name of its own"]);
-    with("--data nonsense").refuses_with_hint(&["nonsense"], &["NAME=PATH"]);
+    with("--data nonsense").refuses(&["domain `nonsense`"]);
+    with("--data n/=b").refuses_with_hint(&["n/"], &["NAME=PATH"]);
     with("--data a/b=b").refuses_with_hint(&["a/b"], &["letters"]);
     with("--data c=missing.jsonl").refuses(&["domain `c`", "missing.jsonl"]);
     with("--child 16x2").refuses_with_hint(&["one model"], &["--child"]);
