@@ -365,7 +365,7 @@ pub struct Latency {
 /// A language model: a child of a run, or a folder.
 #[derive(Clone, Debug, Args)]
 pub struct LanguageModel {
-    /// Run folder, or a folder of transformers (llama, gpt2) with its tokenizer.json.
+    /// Run folder, a folder of transformers (llama, gpt2) with its tokenizer.json, or a GGUF file.
     #[arg(value_name = "RUN | MODEL")]
     pub place: PathBuf,
     /// Whether a begin-of-text token is put before a text.
@@ -376,7 +376,7 @@ pub struct LanguageModel {
 /// When a begin-of-text token is put before a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BeginOfText {
-    /// If the tokenizer itself adds one.
+    /// If the tokenizer itself adds one, or the run was trained so.
     Auto,
     /// Always; the model must have one.
     Yes,
@@ -438,7 +438,13 @@ pub struct Generate {
     #[arg(value_parser = RangedU64ValueParser::<u64>::new().range(1..=1_000_000))]
     pub samples: u64,
     /// Divides the scores of tokens: below 1 surer, above 1 freer; 0 takes the best token always.
-    #[arg(long, value_name = "T", default_value_t = 1.0, help_heading = "Sampling")]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 1.0,
+        help_heading = "Sampling",
+        allow_negative_numbers = true
+    )]
     pub temperature: f64,
     /// Draw only from so many of the best tokens; 0 for all.
     #[arg(long, value_name = "K", default_value_t = 50, help_heading = "Sampling")]

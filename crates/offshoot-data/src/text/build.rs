@@ -27,21 +27,12 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// The domain that `NAME=PATH` says.
+    /// Checks the name.
     ///
     /// # Errors
-    /// [`DataError::Config`] where there is no `=`, the name is none, or the path is empty.
-    pub fn parse(text: &str) -> Result<Self, DataError> {
-        let wrong = || DataError::config("domains", format!("`{text}` is not written as NAME=PATH"));
-        let (name, path) = text.split_once('=').ok_or_else(wrong)?;
-        check_name(name)?;
-        if path.is_empty() {
-            return Err(wrong());
-        }
-        Ok(Self {
-            name: name.into(),
-            path: path.into(),
-        })
+    /// [`DataError::Config`] where it is none.
+    pub fn check(&self) -> Result<(), DataError> {
+        check_name(&self.name)
     }
 }
 

@@ -10,6 +10,7 @@ use offshoot_family::{Catalog, Scorecard, Split};
 use offshoot_zoo::{Network, Weights, network};
 use serde_json::json;
 
+use super::corpus;
 use super::family::table;
 use super::pretrain::thousands;
 use super::text::LanguageModels;
@@ -78,17 +79,18 @@ pub fn measure_children(
 
 /// The domains that were named, each once.
 fn domains(named: &[String]) -> Result<Vec<Domain>, Failure> {
-    let mut domains: Vec<Domain> = Vec::new();
-    for text in named {
+    let domains = corpus::domains(named)?;
+    for (number, domain) in domains.iter().enumerate() {
         let hint = "write it as --data NAME=PATH, the name of letters, digits, `-`, `_` and `.`";
-        let domain = Domain::parse(text).map_err(|e| Failure::input(format!("--data: {e}"), hint))?;
-        if domains.iter().any(|other| other.name == domain.name) {
+        domain
+            .check()
+            .map_err(|e| Failure::input(format!("--data: {e}"), hint))?;
+        if domains[..number].iter().any(|other| other.name == domain.name) {
             return Err(Failure::input(
                 format!("--data: domain `{}` is there twice", domain.name),
                 "give each domain a name of its own; a folder of several files is one domain",
             ));
         }
-        domains.push(domain);
     }
     Ok(domains)
 }
@@ -219,19 +221,15 @@ impl Yardstick<'_> {
             let mut scores = Vec::new();
             for (domain, name) in self.text.names().into_iter().enumerate() {
                 meter.what = format!("{id} {name}");
-                let score = self
-                    .domain(
-                        network.as_ref(),
-                        &weights,
-                        domain,
-                        &mut meter,
-                        &mut content,
-                        number == 0,
-                    )
-                    .map_err(|mut failure| {
-                        failure.error = failure.error.context(format!("domain `{name}`"));
-                        failure
-                    })?;
+                let score = self.domain(
+                    network.as_ref(),
+                    &weights,
+                    domain,
+                    &mut meter,
+                    &mut content,
+                    number == 0,
+                );
+                let score = score.map_err(|failure| of_domain(&name, failure))?;
                 meter.before += sizes[domain];
                 scores.push((name, score));
             }
@@ -265,7 +263,12 @@ impl Yardstick<'_> {
                 .map(|part| part.span(most.min(part.documents()).saturating_sub(1)).end)
                 .collect()),
             Text::Named(domains) if self.documents == 0 => {
-                let size = |domain: &Domain| Ok(Documents::open(&domain.path, MAX_DAMAGED)?.total_bytes());
+                let size = |domain: &Domain| {
+                    let opened = Documents::open(&domain.path, MAX_DAMAGED).map_err(Failure::from);
+                    Ok(opened
+                        .map_err(|failure| of_domain(&domain.name, failure))?
+                        .total_bytes())
+                };
                 domains.iter().map(size).collect()
             }
             Text::Named(domains) => Ok(vec![self.documents; domains.len()]),
@@ -398,6 +401,14 @@ impl Yardstick<'_> {
     }
 }
 
+/// What went wrong in a domain, with its name.
+fn of_domain(name: &str, failure: Failure) -> Failure {
+    Failure {
+        error: failure.error.context(format!("domain `{name}`")),
+        ..failure
+    }
+}
+
 /// The next documents, `left` of them at most.
 fn block(source: &mut Documents, left: &mut u64) -> Result<Vec<Document>, DataError> {
     let mut block = Vec::new();
@@ -418,10 +429,14 @@ fn tell(name: &str, source: &Documents) {
     let counts = source.counts();
     if counts.empty + counts.damaged > 0 {
         complain(&format!(
-            "{name}: {} documents of white space and {} damaged ones were left out {}",
+            "{name}: left out were {} documents of white space alone and {} damaged{}",
             counts.empty,
             counts.damaged,
-            counts.first_damaged.join("; ")
+            counts
+                .first_damaged
+                .iter()
+                .map(|place| format!("; {place}"))
+                .collect::<String>()
         ));
     }
 }

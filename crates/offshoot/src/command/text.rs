@@ -1,7 +1,8 @@
-//! A language model named on the command line: the children of a run, or a folder of transformers, with its tokenizer.
+//! A language model named on the command line: the children of a run, a folder of transformers or a GGUF file, with its tokenizer.
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use offshoot_data::text::Tokenizer;
 use offshoot_family::Catalog;
 use offshoot_family::catalog::TextRef;
@@ -20,6 +21,8 @@ pub struct LanguageModels {
     pub tokenizer: Tokenizer,
     /// Their begin-of-text token by `config.json`.
     begin: Option<u32>,
+    /// Whether the documents of the run's training began with it.
+    began: bool,
     /// The tokens that end a text of theirs.
     pub ends: Vec<u32>,
 }
@@ -30,7 +33,7 @@ enum Source {
 }
 
 impl LanguageModels {
-    /// Opens a run or a model folder, and loads its weights.
+    /// Opens a run, a model folder or a GGUF file, and loads its weights.
     ///
     /// # Errors
     /// If it is neither, is no language model, or lacks something.
@@ -38,7 +41,7 @@ impl LanguageModels {
         let no_text = || {
             Failure::input(
                 format!("{} holds no language model", place.display()),
-                "name a run of language models, or a folder of transformers' llama or gpt2",
+                "name a run of language models, a folder of transformers' llama or gpt2, or a GGUF file of one",
             )
         };
         let (folder, source, preparation) = if place.join("catalog.json").is_file() {
@@ -66,12 +69,18 @@ impl LanguageModels {
             return Err(no_text());
         };
         let shown = folder.join(offshoot_zoo::preparation::TOKENIZER);
+        let ends = if folder.is_dir() {
+            generate::end_tokens(&folder)?
+        } else {
+            files.eos.into_iter().collect()
+        };
         Ok(Self {
             place: place.to_owned(),
+            began: matches!(source, Source::Run(_)) && began(place)?,
             source,
             tokenizer: Tokenizer::from_bytes(files.json().to_vec(), &shown.display().to_string())?,
             begin: files.bos,
-            ends: generate::end_tokens(&folder)?,
+            ends,
         })
     }
 
@@ -159,6 +168,7 @@ impl LanguageModels {
     pub fn begin(&self, when: BeginOfText) -> Result<Option<u32>, Failure> {
         match when {
             BeginOfText::No => Ok(None),
+            BeginOfText::Auto if self.began => Ok(self.known_begin()),
             BeginOfText::Auto => Ok(self.tokenizer.leading()?),
             BeginOfText::Yes => match self.known_begin() {
                 Some(id) => Ok(Some(id)),
@@ -174,6 +184,19 @@ impl LanguageModels {
     pub fn known_begin(&self) -> Option<u32> {
         self.begin.or(self.tokenizer.begin_of_text())
     }
+}
+
+/// Whether a run's recipe says that documents begin with the begin-of-text token.
+fn began(run: &Path) -> Result<bool, Failure> {
+    let path = run.join("recipe.toml");
+    if !path.is_file() {
+        return Ok(false);
+    }
+    let shown = || path.display().to_string();
+    let recipe = std::fs::read_to_string(&path).with_context(shown)?;
+    let recipe: toml::Table = toml::from_str(&recipe).with_context(shown)?;
+    let said = recipe.get("data").and_then(|data| data.get("begin_of_text"));
+    Ok(said.and_then(toml::Value::as_bool).unwrap_or_default())
 }
 
 /// Another network of the same numbers.

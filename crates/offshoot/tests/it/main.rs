@@ -15,4 +15,5 @@ mod refusals;
 mod residual;
 mod resume;
 mod support;
+mod text_eval;
 mod whole_path;
