@@ -108,7 +108,7 @@ fn is_word_alone(character: char) -> bool {
 #[derive(Default)]
 pub(super) struct HeldOut {
     words: Vec<u64>,
-    signatures: Vec<Box<[u32; HASHES]>>,
+    signatures: Vec<[u32; HASHES]>,
     /// For each band, its hash and the signature that has it, sorted.
     bands: Vec<Vec<(u32, u32)>>,
 }
@@ -119,7 +119,7 @@ impl HeldOut {
         let mut words: Vec<u64> = sketches.iter().map(|sketch| sketch.words).collect();
         words.sort_unstable();
         words.dedup();
-        let signatures: BTreeSet<Box<[u32; HASHES]>> = sketches.into_iter().map(|sketch| sketch.signature).collect();
+        let signatures: BTreeSet<[u32; HASHES]> = sketches.into_iter().map(|sketch| *sketch.signature).collect();
         let signatures: Vec<_> = signatures.into_iter().collect();
         let bands = (0..BANDS).map(|band| {
             let numbered = signatures.iter().enumerate();

@@ -135,7 +135,7 @@ enum Current {
         part: Box<Part>,
         bytes: u64,
         group: usize,
-        rows: Option<Rows>,
+        rows: Option<Box<Rows>>,
         row: u64,
     },
 }
@@ -430,7 +430,7 @@ impl Current {
                     if *group == part.groups.len() {
                         return Ok(Found::End);
                     }
-                    *rows = Some(Rows::open(part, *group)?);
+                    *rows = Some(Box::new(Rows::open(part, *group)?));
                     continue;
                 };
                 let place = Place {

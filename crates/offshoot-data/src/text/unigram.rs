@@ -377,9 +377,8 @@ fn pruned(model: &Model, words: &[(String, u64)], wanted: usize) -> Vec<Piece> {
         .par_iter()
         .enumerate()
         .map_init(Scratch::default, |scratch, (number, (piece, score))| {
-            if piece.chars().nth(1).is_none() {
-                return None;
-            }
+            // A single character stays.
+            piece.chars().nth(1)?;
             let count = counts[number];
             model.matches(piece, &mut scratch.matches);
             scratch.matches.retain(|own| own.piece != number as u32);

@@ -229,7 +229,7 @@ fn a_pass_meets_every_window_once_and_the_next_in_another_order() {
     let len = drawing(1, 0).windows().len() as usize;
     assert!(len > 100);
     // Passes end within batches.
-    let batch = if len % 7 == 0 { 8 } else { 7 };
+    let batch = if len.is_multiple_of(7) { 8 } else { 7 };
     let batches = drawing(batch, 3);
     let drawn: Vec<u64> = (0..batches.steps_per_pass() * 4)
         .flat_map(|step| batches.numbers(step))
