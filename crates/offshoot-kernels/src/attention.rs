@@ -10,6 +10,7 @@ use burn::tensor::{Shape, Slice};
 use pulp::Arch;
 
 mod backward;
+pub(crate) mod cache;
 mod tile;
 
 use self::backward::Target;
@@ -281,21 +282,23 @@ impl Attention {
     }
 }
 
-/// Queries, keys and values of one run of sequences as `[count, heads, tokens, head_dim]`, keys and values repeated for the
-/// heads that share them.
+/// Keys or values of `[count, kv_heads, tokens, head_dim]`, repeated for the heads that share them.
+fn repeated<B: Backend>(form: &Attention, x: FloatTensor<B>) -> FloatTensor<B> {
+    let [count, kv_heads, tokens, dim] = x.shape().dims();
+    let each = form.heads / kv_heads;
+    let x = B::float_reshape(x, Shape::new([count, kv_heads, 1, tokens, dim]));
+    let x = B::float_expand(x, Shape::new([count, kv_heads, each, tokens, dim]));
+    B::float_reshape(x, Shape::new([count, form.heads, tokens, dim]))
+}
+
+/// Queries, keys and values of one run of sequences as `[count, heads, tokens, head_dim]`, keys and values [`repeated`].
 fn unpacked<B: Backend>(form: &Attention, rows: FloatTensor<B>, count: usize, tokens: usize) -> [FloatTensor<B>; 3] {
-    let dim = form.head_dim;
-    let rows = B::float_reshape(rows, Shape::new([count, tokens, form.heads + 2 * form.kv_heads, dim]));
+    let slots = form.heads + 2 * form.kv_heads;
+    let rows = B::float_reshape(rows, Shape::new([count, tokens, slots, form.head_dim]));
     let rows = B::float_swap_dims(rows, 1, 2);
     let part = |first: usize, heads: usize| slice::<B>(rows.clone(), 1, first, heads);
-    let shared = |x: FloatTensor<B>| {
-        let each = form.heads / form.kv_heads;
-        let x = B::float_reshape(x, Shape::new([count, form.kv_heads, 1, tokens, dim]));
-        let x = B::float_expand(x, Shape::new([count, form.kv_heads, each, tokens, dim]));
-        B::float_reshape(x, Shape::new([count, form.heads, tokens, dim]))
-    };
-    let (q, k) = (part(0, form.heads), part(form.heads, form.kv_heads));
-    [q, shared(k), shared(part(form.heads + form.kv_heads, form.kv_heads))]
+    let [k, v] = [form.heads, form.heads + form.kv_heads].map(|first| repeated::<B>(form, part(first, form.kv_heads)));
+    [part(0, form.heads), k, v]
 }
 
 /// `count` entries from `first` along `dim`.
@@ -305,7 +308,8 @@ fn slice<B: Backend>(x: FloatTensor<B>, dim: usize, first: usize, count: usize) 
     B::float_slice(x, &slices)
 }
 
-/// Softmax of the scores of `[count, heads, tokens, head_dim]` queries and keys.
+/// Softmax of the scores of `[count, heads, tokens, head_dim]` queries and keys, of which there may be more: causal queries are those
+/// of the last tokens.
 fn probabilities<B: Backend>(
     form: &Attention,
     q: FloatTensor<B>,
@@ -313,6 +317,7 @@ fn probabilities<B: Backend>(
     bias: Option<FloatTensor<B>>,
 ) -> FloatTensor<B> {
     let [count, heads, tokens, _] = q.shape().dims();
+    let keys = k.shape()[2];
     let device = q.device();
     let mut scores = B::float_mul_scalar(B::float_matmul(q, B::float_swap_dims(k, 2, 3)), form.scale().into());
     if let Some(bias) = bias {
@@ -323,16 +328,16 @@ fn probabilities<B: Backend>(
         scores = B::float_reshape(scores, Shape::new([count, heads, tokens, tokens]));
     }
     if form.causal {
-        let hidden: Vec<f32> = (0..tokens * tokens)
+        let hidden: Vec<f32> = (0..tokens * keys)
             .map(|i| {
-                if i % tokens > i / tokens {
+                if i % keys > keys - tokens + i / keys {
                     f32::NEG_INFINITY
                 } else {
                     0.0
                 }
             })
             .collect();
-        let hidden = burn::tensor::TensorData::new(hidden, [1, 1, tokens, tokens]);
+        let hidden = burn::tensor::TensorData::new(hidden, [1, 1, tokens, keys]);
         scores = B::float_add(scores, B::float_from_data(hidden, &device));
     }
     B::softmax(scores, 3)

@@ -36,6 +36,7 @@ mod update;
 mod vector;
 
 pub use attention::Attention;
+pub use attention::cache::KeyValues;
 pub use convolution::Window;
 pub use cross_entropy::SoftTargets;
 pub use cut::Cut;
@@ -80,6 +81,19 @@ pub trait Kernels: Backend {
         wanted: Vec<bool>,
     ) -> Vec<Option<FloatTensor<Self>>> {
         operation.plain_backward::<Self>(tensors.0, gradient, &wanted)
+    }
+
+    /// Attention of new tokens over those that are kept, `before` of each sequence, see [`cached_attention`](crate::cached_attention()):
+    /// packed rows and what is kept (nothing at first) in, the result and what is kept out. `room` tokens are to be expected. It is
+    /// no part of a gradient.
+    fn cached_attention(
+        form: Attention,
+        before: usize,
+        room: usize,
+        #[extension_type] tensors: Tensors<Self>,
+    ) -> Vec<FloatTensor<Self>> {
+        let _ = room;
+        attention::cache::plain::<Self>(&form, before, tensors.0)
     }
 
     /// Softmax of the rows of `[rows, columns]` logits over a temperature. It is no part of a gradient.
@@ -132,6 +146,14 @@ impl Kernels for Flex {
         }
     }
 
+    fn cached_attention(form: Attention, before: usize, room: usize, tensors: Tensors<Self>) -> Vec<FloatTensor<Self>> {
+        if all_f32(&tensors.0) {
+            attention::cache::attend(&form, before, room, tensors.0)
+        } else {
+            attention::cache::plain::<Self>(&form, before, tensors.0)
+        }
+    }
+
     fn tempered_softmax(logits: FloatTensor<Self>, temperature: f64) -> FloatTensor<Self> {
         cross_entropy::softmax(logits, temperature)
     }
@@ -164,6 +186,10 @@ impl<B: Backend + Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     /// Second derivatives are not part of any method here.
     fn gradients(_: Operation, _: Tensors<Self>, _: FloatTensor<Self>, _: Vec<bool>) -> Vec<Option<FloatTensor<Self>>> {
         panic!("the gradient of an operation cannot be differentiated again")
+    }
+
+    fn cached_attention(_: Attention, _: usize, _: usize, _: Tensors<Self>) -> Vec<FloatTensor<Self>> {
+        untracked("cached_attention")
     }
 
     fn tempered_softmax(_: FloatTensor<Self>, _: f64) -> FloatTensor<Self> {
@@ -320,6 +346,17 @@ pub fn attention(form: Attention, packed: Tensor<2>, bias: Option<Tensor<4>>) ->
     let mut tensors = vec![packed.into_dispatch()];
     tensors.extend(bias.map(Tensor::into_dispatch));
     run(form, tensors)
+}
+
+/// Softmax attention of new tokens over those in `cache` and themselves: `packed` holds their queries, keys and values as for
+/// [`attention`], positions and all, and the keys and values are added to the cache. The result, `[rows, heads * head_dim]`, has no
+/// gradient, and is what [`attention`] gives for these tokens at the end of the whole sequences.
+///
+/// # Panics
+/// If the form is not causal or has sequences of several lengths, if its rows do not fit, or if the cache holds keys and values of
+/// other sizes.
+pub fn cached_attention(form: Attention, packed: Tensor<2>, cache: &mut KeyValues) -> Tensor<2> {
+    cache.attend(form, packed)
 }
 
 /// Turns the queries and keys of packed rows, `[rows, (heads + 2 kv_heads) * head_dim]`, by their positions, see [`Rotary`]. The
