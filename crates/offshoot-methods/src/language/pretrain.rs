@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use offshoot_data::DataError;
-use offshoot_data::text::{Batches, Window, Windows};
+use offshoot_data::text::{Batches, Corpus};
+use offshoot_data::{DataError, Split};
+use offshoot_eval::{EvalError, Means, Perplexity, Sliding, TextScorer};
 use offshoot_family::{Shape, Space};
 use offshoot_zoo::generate::{GenerateError, Generator, Sampling};
 use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
@@ -12,7 +13,7 @@ use offshoot_zoo::tensor::{Device, kernels};
 use offshoot_zoo::{DecoderNetwork, TensorSpec, Weights};
 
 use super::recipe::{Draws, LanguageRecipe};
-use super::step::{Batch, Child, Objective};
+use super::step::{Child, Objective};
 use crate::elastic::recipe::RecipeProblem;
 use crate::elastic::sampling::SamplingError;
 use crate::train::optimizer::{self, AdamW, Gradients, Rate};
@@ -38,6 +39,9 @@ pub enum LanguageError {
     /// The text cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A sub-network cannot be measured.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
     /// A sample cannot be made.
     #[error(transparent)]
     Generate(#[from] GenerateError),
@@ -60,6 +64,7 @@ impl LanguageError {
         match self {
             Self::Data(error) => error.hint().map(Into::into),
             Self::Sampling(error) => error.hint(),
+            Self::Eval(error) => error.hint(),
             Self::Generate(error) => error.hint(),
             Self::Diverged { .. } => {
                 Some("lower `optim.lr`, or raise `optim.warmup_steps`, and resume from an earlier checkpoint".into())
@@ -91,22 +96,17 @@ pub struct LanguageLearner {
     /// Whether it starts from weights that the recipe alone does not give.
     taken_over: bool,
     batches: Batches,
-    /// The windows that probes score, each with the number of its domain.
-    val: Vec<Window>,
+    /// What probes score.
+    val: Vec<Document>,
     device: Device,
 }
 
 impl LanguageLearner {
-    /// A learner at step 0 of a resolved recipe, on `batches`; probes score windows of `val`.
+    /// A learner at step 0 of a resolved recipe, on `batches`; probes score documents of the val part of the same corpus.
     ///
     /// # Errors
-    /// If the recipe's numbers or the space do not work, or windows cannot be read.
-    pub fn new(
-        recipe: &LanguageRecipe,
-        batches: Batches,
-        val: &Windows,
-        device: &Device,
-    ) -> Result<Self, LanguageError> {
+    /// If the recipe's numbers or the space do not work, or documents cannot be read.
+    pub fn new(recipe: &LanguageRecipe, batches: Batches, device: &Device) -> Result<Self, LanguageError> {
         let network = recipe.network()?;
         let specs = network.specs();
         let space = recipe.space()?;
@@ -120,8 +120,12 @@ impl LanguageLearner {
             adam: AdamW::new(optim.beta1, optim.beta2, optim.epsilon),
             skipped: 0,
             taken_over: false,
+            val: spread(
+                batches.windows().corpus(),
+                recipe.probe.documents,
+                network.decoder().context,
+            )?,
             batches,
-            val: spread(val, recipe.probe.windows)?,
             network,
             device: device.clone(),
             recipe: recipe.clone(),
@@ -183,24 +187,23 @@ impl LanguageLearner {
         None
     }
 
-    /// Mean loss of the windows that probes score, in nats, of each of their domains in order.
-    fn validate(&self, shape: &Shape) -> Vec<(usize, f64)> {
+    /// How well the child of `shape` predicts the documents that probes score, of each of their domains in order.
+    fn validate(&self, shape: &Shape) -> Result<Vec<(usize, Perplexity)>, LanguageError> {
         let Cut { network, plan } = &self.children[shape];
         let weights = materialize(&self.weights, plan);
-        let at_once = self.recipe.train.at_once.value().copied().unwrap_or(1);
-        let mut sums: BTreeMap<usize, (f64, usize)> = BTreeMap::new();
-        for windows in self.val.chunk_by(|a, b| a.domain == b.domain) {
-            for piece in windows.chunks(at_once) {
-                let tokens: Vec<&[u32]> = piece.iter().map(|window| &window.tokens[..]).collect();
-                let batch = Batch::new(&tokens);
-                let sum = sums.entry(windows[0].domain).or_default();
-                sum.0 += kernels::on_workers(|| batch.loss(network, &weights));
-                sum.1 += batch.predicted();
+        let context = network.decoder().context;
+        let sliding = Sliding::new(context, None, context)?;
+        let tokenizer = self.batches.windows().corpus().tokenizer();
+        let begin = tokenizer.begin_of_text().filter(|_| self.recipe.data.begin_of_text);
+        let mut found = Vec::new();
+        for documents in self.val.chunk_by(|a, b| a.domain == b.domain) {
+            let mut scorer = TextScorer::new(network, &weights, sliding, begin)?;
+            for document in documents {
+                scorer.add(&document.tokens, document.bytes)?;
             }
+            found.push((documents[0].domain, scorer.finish()?));
         }
-        sums.into_iter()
-            .map(|(domain, (sum, count))| (domain, sum / count.max(1) as f64))
-            .collect()
+        Ok(found)
     }
 
     fn domain_name(&self, domain: usize) -> &str {
@@ -208,14 +211,37 @@ impl LanguageLearner {
     }
 }
 
-/// At most `limit` windows of each domain, evenly spaced.
-fn spread(windows: &Windows, limit: u64) -> Result<Vec<Window>, DataError> {
+/// A held-out document that probes score.
+struct Document {
+    /// Its domain's number in the corpus.
+    domain: usize,
+    /// Its first tokens, as many as fit a window.
+    tokens: Vec<u32>,
+    /// UTF-8 bytes of the whole document.
+    bytes: u64,
+}
+
+/// The beginnings of at most `limit` documents of the val part of each domain, evenly spaced.
+fn spread(corpus: &Corpus, limit: u64, context: usize) -> Result<Vec<Document>, DataError> {
     let mut chosen = Vec::new();
-    for (_, range) in windows.domains() {
-        let count = range.end - range.start;
+    for domain in 0..corpus.facts().domains.len() {
+        let Some(part) = corpus.part(domain, Split::Val) else {
+            continue;
+        };
+        let count = part.documents();
         let taken = count.min(limit);
-        for i in 0..taken {
-            chosen.push(windows.get(range.start + i * count / taken)?);
+        for number in (0..taken).map(|i| i * count / taken) {
+            let mut tokens = Vec::new();
+            let span = part.span(number);
+            part.read(span.start..span.end.min(span.start + context as u64), &mut tokens)?;
+            // One token has nothing before it to be predicted from.
+            if tokens.len() > 1 {
+                chosen.push(Document {
+                    domain,
+                    tokens,
+                    bytes: part.document_bytes(number),
+                });
+            }
         }
     }
     Ok(chosen)
@@ -304,17 +330,21 @@ impl Learner for LanguageLearner {
         let mut domains = Vec::new();
         for shape in shapes {
             self.meet(&shape)?;
-            let losses = self.validate(&shape);
-            let mean = losses.iter().map(|(_, loss)| loss).sum::<f64>() / losses.len() as f64;
-            values.push((format!("perplexity/{shape}"), mean.exp()));
-            if shape == intact && losses.len() > 1 {
-                domains = losses;
+            let found = self.validate(&shape)?;
+            if let Some(means) = Means::of(found.iter().map(|(_, perplexity)| perplexity)) {
+                values.push((format!("perplexity/{shape}"), means.per_token));
+            }
+            if shape == intact && found.len() > 1 {
+                domains = found;
             }
         }
         let each = domains.into_iter();
-        values.extend(
-            each.map(|(domain, loss)| (format!("perplexity/{intact}/{}", self.domain_name(domain)), loss.exp())),
-        );
+        values.extend(each.map(|(domain, perplexity)| {
+            (
+                format!("perplexity/{intact}/{}", self.domain_name(domain)),
+                perplexity.per_token(),
+            )
+        }));
         Ok(values)
     }
 

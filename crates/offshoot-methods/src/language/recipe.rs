@@ -196,8 +196,8 @@ pub struct TrainRecipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProbeRecipe {
-    /// Windows of the val split that a probe scores, at most, of each domain.
-    pub windows: u64,
+    /// Documents of the val split of each domain whose first window a probe scores, at most.
+    pub documents: u64,
     /// What samples begin with; none for no samples.
     pub prompts: Vec<String>,
     /// Tokens of a sample.
@@ -282,7 +282,7 @@ impl Default for LanguageRecipe {
                 probe_every: Auto::Auto,
             },
             probe: ProbeRecipe {
-                windows: 200,
+                documents: 100,
                 prompts: vec![String::new()],
                 tokens: 64,
                 temperature: 0.8,

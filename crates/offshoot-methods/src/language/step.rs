@@ -43,12 +43,6 @@ impl Batch {
         &self.tokens
     }
 
-    /// Summed loss of the next tokens under `network`, in nats.
-    pub fn loss(&self, network: &DecoderNetwork, weights: &Weights) -> f64 {
-        let logits = network.logits(weights, &self.tokens);
-        value(next_token_cross_entropy(logits, self.targets.clone()).sum())
-    }
-
     /// For each row the token behind it, if there is one.
     pub fn targets(&self) -> &Arc<[Option<u32>]> {
         &self.targets

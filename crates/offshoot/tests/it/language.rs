@@ -50,7 +50,7 @@ checkpoint_every = 7
 probe_every = 10
 
 [probe]
-windows = 20
+documents = 20
 prompts = ["", "A child"]
 tokens = 12
 "#;

@@ -314,14 +314,13 @@ fn ready(checked: Checked, run: &Path) -> Result<Ready<LanguageLearner>, Failure
         end_of_text: recipe.data.end_of_text.value() == Some(&true),
     };
     let train = Windows::new(Arc::clone(&corpus), Part::Train, options)?;
-    let val = Windows::new(Arc::clone(&corpus), Part::Val, options)?;
     let draw = Draw {
         batch: recipe.train.batch,
         seed: recipe.seed,
         weights: weights(&recipe, &corpus)?,
     };
     let announcement = announcement(&recipe, &corpus, &train);
-    let mut learner = LanguageLearner::new(&recipe, Batches::new(train, draw)?, &val, &machine.device)?;
+    let mut learner = LanguageLearner::new(&recipe, Batches::new(train, draw)?, &machine.device)?;
     if let Some(start) = start {
         learner.start_from(start.checkpoint.weights(&machine.device)?)?;
     }
