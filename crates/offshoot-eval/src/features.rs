@@ -207,7 +207,7 @@ pub(crate) mod tests {
             classes: 0,
             norm_eps: 1e-6,
         };
-        let network = offshoot_zoo::open(&Architecture::Vit(vit)).unwrap();
+        let network = offshoot_zoo::backbone(&Architecture::Vit(vit)).unwrap();
         let mut weights = Weights::new();
         for (t, spec) in network.specs().into_iter().enumerate() {
             let n: usize = spec.shape().iter().product();

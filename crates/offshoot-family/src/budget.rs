@@ -7,7 +7,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Child};
-use crate::scorecard::{self, Split};
+use crate::quantity::grouped;
+use crate::scorecard::{self, Split, written};
 
 /// Limits that a child must keep; none where a field is none. A child exactly at a limit keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -16,9 +17,9 @@ pub struct Budget {
     pub parameters: Option<u64>,
     /// Most bytes of the exported fp32 weights file.
     pub bytes: Option<u64>,
-    /// Most multiply-adds of one image at native size.
+    /// Most multiply-adds of one image at native size, or of one token of text.
     pub macs: Option<u64>,
-    /// Most milliseconds for one image, measured on this machine.
+    /// Most milliseconds for one image, or one token of text, measured on this machine.
     pub milliseconds: Option<f64>,
 }
 
@@ -125,25 +126,14 @@ fn joined(excesses: &[Excess]) -> String {
     excesses.iter().map(Excess::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Digits in groups of three: `21,675,264`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// Why a child was not picked.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Reason {
     /// It keeps the budget and another scores better.
     LowerScore {
+        /// What was measured.
+        metric: String,
         /// The child's score.
         score: f64,
         /// The chosen one's score.
@@ -172,9 +162,9 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::LowerScore { score, best } => {
-                // Four decimals, unless they would hide the difference.
-                let short = (format!("{score:.4}"), format!("{best:.4}"));
+            Self::LowerScore { metric, score, best } => {
+                // As scores are written, unless that would hide the difference.
+                let short = (written(metric, *score), written(metric, *best));
                 if short.0 == short.1 {
                     write!(f, "scores {score}, the best scores {best}")
                 } else {
@@ -247,7 +237,11 @@ pub fn pick<'a>(catalog: &'a Catalog, budget: &Budget, metric: &str, split: Spli
                 parameters: child.parameters,
                 chosen: winner.parameters,
             },
-            (Some(score), Some((_, best))) => Reason::LowerScore { score, best },
+            (Some(score), Some((_, best))) => Reason::LowerScore {
+                metric: metric.to_owned(),
+                score,
+                best,
+            },
         };
         losers.push((child, reason));
     }
@@ -294,6 +288,7 @@ mod tests {
             parameters,
             macs: parameters * 200,
             bytes: parameters * 4,
+            training_flops_alone: None,
             scorecards: scores.to_vec(),
         }
     }
@@ -340,6 +335,7 @@ mod tests {
                 },
             }),
             score: "knn@20".into(),
+            cost: None,
             children,
         }
     }
@@ -412,6 +408,7 @@ mod tests {
         assert_eq!(why[4], "knn@20 was not measured on val");
         assert_eq!(why[6], "6,000 parameters, 5,000 over the limit of 1,000");
         let close = Reason::LowerScore {
+            metric: "knn@20".into(),
             score: 0.800_001,
             best: 0.800_002,
         };
@@ -425,10 +422,7 @@ mod tests {
         ]);
         let picked = pick(&text, &budget, "perplexity", Split::Val);
         assert_eq!(picked.chosen.unwrap().id, "20");
-        assert_eq!(
-            picked.losers[0].1.to_string(),
-            "scores 30.0000, the best scores 20.0000"
-        );
+        assert_eq!(picked.losers[0].1.to_string(), "scores 30.00, the best scores 20.00");
         let front = text.pareto(|c| Some(c.parameters as f64), |c| c.merit("perplexity", Split::Val));
         assert_eq!(front.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["10", "20"]);
 

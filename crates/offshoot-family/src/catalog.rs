@@ -26,7 +26,7 @@ pub struct Catalog {
     pub format: u32,
     /// Version of offshoot that wrote it.
     pub version: String,
-    /// The method that made the family: `elastic`.
+    /// The method that made the family: `elastic`, `language` or `import`.
     pub method: String,
     /// Seed of the run that made it.
     pub seed: u64,
@@ -38,8 +38,23 @@ pub struct Catalog {
     pub data: DataRef,
     /// The metric that children are compared by: `knn@20` with labels, `agreement@20` without, `perplexity` of text.
     pub score: String,
+    /// What the training that made it cost, where it was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<TrainingCost>,
     /// Every child, in the order of the space.
     pub children: Vec<Child>,
+}
+
+/// What one training run cost, as recipe, seed and data decide it: no times, which lie in `timing.jsonl`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingCost {
+    /// Steps.
+    pub steps: u64,
+    /// Tokens that the intact network learnt to predict; one that came twice counts twice.
+    pub tokens: u64,
+    /// Floating-point operations, two for a multiply-add: forward and backward passes of the intact network and its sub-networks.
+    pub flops: f64,
 }
 
 /// Where the parent's weights are and how to know them again.
@@ -94,6 +109,22 @@ impl DataRef {
         match self {
             Self::Images(_) => None,
             Self::Text(text) => Some(text),
+        }
+    }
+
+    /// What its examples are called: what a score is measured on.
+    pub fn examples(&self) -> &'static str {
+        match self {
+            Self::Images(_) => "images",
+            Self::Text(_) => "documents",
+        }
+    }
+
+    /// What costs are counted for: one image, or one token.
+    pub fn unit(&self) -> &'static str {
+        match self {
+            Self::Images(_) => "image",
+            Self::Text(_) => "token",
         }
     }
 
@@ -209,6 +240,10 @@ pub struct Child {
     pub macs: u64,
     /// Size of the exported fp32 weights file.
     pub bytes: u64,
+    /// Floating-point operations that training would have cost with this child as the only network, on the same examples; none where
+    /// that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training_flops_alone: Option<f64>,
     /// What was measured of it.
     #[serde(default)]
     pub scorecards: Vec<Scorecard>,
@@ -243,7 +278,7 @@ impl Child {
         self.score(metric, split).map(|value| merit(metric, value))
     }
 
-    /// Median latency of one image in milliseconds, if it was measured.
+    /// Median latency of one image, or one token of text, in milliseconds, if it was measured.
     pub fn latency_ms(&self) -> Option<f64> {
         self.scorecards
             .iter()

@@ -16,7 +16,7 @@ pub mod view;
 
 pub use architecture::{Architecture, Decoder, DecoderKind, ResNet, ResNetNorm, RopeScaling, StrideOn, Swin, Vit};
 pub use budget::Budget;
-pub use catalog::{Catalog, CatalogError, Child, ParentRef};
+pub use catalog::{Catalog, CatalogError, Child, ParentRef, TrainingCost};
 pub use scorecard::{Scorecard, Split};
 pub use space::{Axis, Shape, Space};
 pub use view::{Operator, View};

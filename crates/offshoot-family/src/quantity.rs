@@ -246,6 +246,43 @@ pub fn parse_milliseconds(text: &str) -> Result<f64, QuantityError> {
     }
 }
 
+/// A whole number with its thousands set apart: `21,675,264`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number of which its ratio to others counts, such as a perplexity, with `digits` digits and no fewer than its whole part has:
+/// `2.345`, `12.34`, `1,234`; in powers of ten from ten million on.
+pub fn proportion(value: f64, digits: usize) -> String {
+    if !value.is_finite() {
+        return "not finite".into();
+    }
+    // The first digit as it is after rounding: 9.9996 has two of them before the point.
+    let rounded: f64 = format!("{value:.*e}", digits.max(1) - 1).parse().unwrap_or(value);
+    let magnitude = if rounded == 0.0 {
+        0.0
+    } else {
+        rounded.abs().log10().floor()
+    };
+    if magnitude >= 7.0 {
+        return format!("{value:.*e}", digits.max(1) - 1);
+    }
+    let decimals = (digits as f64 - 1.0 - magnitude).clamp(0.0, 12.0) as usize;
+    if magnitude < 3.0 {
+        return format!("{value:.decimals$}");
+    }
+    let sign = if value < 0.0 { "-" } else { "" };
+    format!("{sign}{}", grouped(value.abs().round() as u64))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -380,5 +417,34 @@ mod tests {
             prop_assert_eq!(parse_count(&value.to_string()), Ok(value));
             prop_assert_eq!(parse_bytes(&format!("{value} B")), Ok(value));
         }
+    }
+
+    #[test]
+    fn numbers_that_are_compared_by_their_ratio_have_as_many_digits_each() {
+        for (value, text) in [
+            (2.3449, "2.345"),
+            (9.9996, "10.00"),
+            (12.344, "12.34"),
+            (123.44, "123.4"),
+            (999.94, "999.9"),
+            (999.96, "1,000"),
+            (1234.4, "1,234"),
+            (123_456.7, "123,457"),
+            (1.0, "1.000"),
+            (0.0, "0.000"),
+            (0.012_344, "0.01234"),
+            (12_344_000.0, "1.234e7"),
+            (-1234.0, "-1,234"),
+            (f64::NAN, "not finite"),
+            (f64::INFINITY, "not finite"),
+        ] {
+            assert_eq!(proportion(value, 4), text);
+        }
+        assert_eq!(proportion(12.344, 2), "12");
+        assert_eq!(grouped(u64::MAX), "18,446,744,073,709,551,615");
+        assert_eq!(
+            (grouped(0), grouped(999), grouped(1000)),
+            ("0".into(), "999".into(), "1,000".into())
+        );
     }
 }

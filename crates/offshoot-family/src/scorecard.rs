@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::quantity::proportion;
+
 /// Which part of the data a number was measured on. Parts are made by content hash before training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -24,15 +26,34 @@ impl std::fmt::Display for Split {
     }
 }
 
+/// What is measured, whatever of and with: `perplexity` of `perplexity/pubmed`.
+fn kind(metric: &str) -> &str {
+    metric.split(['@', '/']).next().unwrap_or_default()
+}
+
 /// Whether less of a metric is better.
 pub fn lower_is_better(metric: &str) -> bool {
-    let kind = metric.split(['@', '/']).next().unwrap_or_default();
-    ["perplexity", "byte_perplexity", "latency_ms"].contains(&kind)
+    is_perplexity(metric) || kind(metric) == "latency_ms"
+}
+
+/// Whether a metric is a perplexity, per token or per byte.
+pub fn is_perplexity(metric: &str) -> bool {
+    ["perplexity", "byte_perplexity"].contains(&kind(metric))
 }
 
 /// `value` of `metric` as a number of which more is better.
 pub fn merit(metric: &str, value: f64) -> f64 {
     if lower_is_better(metric) { -value } else { value }
+}
+
+/// `value` of `metric` as it is written in a line or a table: perplexities with four digits (`12.34`, `1,234`), all else with four
+/// decimals.
+pub fn written(metric: &str, value: f64) -> String {
+    if is_perplexity(metric) {
+        proportion(value, 4)
+    } else {
+        format!("{value:.4}")
+    }
 }
 
 /// One measured number of one child.

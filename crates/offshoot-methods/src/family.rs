@@ -1,11 +1,12 @@
 //! The family of a finished run: the parent's checkpoint, one view a child, and the catalog, written last.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use offshoot_family::catalog::{ChildSource, DataRef, FORMAT};
 use offshoot_family::files::write_atomic;
-use offshoot_family::{Catalog, CatalogError, Child, ParentRef, Space, View};
+use offshoot_family::{Catalog, CatalogError, Child, ParentRef, Shape, Space, TrainingCost, View};
 use offshoot_zoo::checkpoint::{self, Checkpoint, CheckpointError};
 use offshoot_zoo::network::NetworkError;
 use offshoot_zoo::{Network, Preparation, Weights, spec};
@@ -55,6 +56,17 @@ pub struct Made<'a> {
     pub data: DataRef,
     /// Seed of the run.
     pub seed: u64,
+    /// What its training cost, where that was counted.
+    pub cost: Option<Cost>,
+}
+
+/// What a run cost, and what it would have cost with one of its shapes as the only network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cost {
+    /// The whole run.
+    pub run: TrainingCost,
+    /// Floating-point operations of each shape alone, for as many as it can be said of.
+    pub alone: BTreeMap<Shape, f64>,
 }
 
 /// Writes `parent/`, `views/` and, last, `catalog.json` into `folder`. Every child of the space is entered with what it costs;
@@ -84,6 +96,7 @@ pub fn enter(folder: &Path, made: Made<'_>) -> Result<Catalog, FamilyError> {
         alpha,
         data,
         seed,
+        cost,
     } = made;
     let saved = Checkpoint::open(&folder.join("parent"))?;
     let hash = saved.hash()?;
@@ -103,6 +116,7 @@ pub fn enter(folder: &Path, made: Made<'_>) -> Result<Catalog, FamilyError> {
             parameters: spec::parameters(&child.specs()),
             macs: child.example_macs(),
             bytes: child.layout().bytes(),
+            training_flops_alone: cost.as_ref().and_then(|cost| cost.alone.get(&shape).copied()),
             source: ChildSource::View(file),
             scorecards: Vec::new(),
             shape,
@@ -122,6 +136,7 @@ pub fn enter(folder: &Path, made: Made<'_>) -> Result<Catalog, FamilyError> {
         space: Some(space.clone()),
         score: score_name(&data).into(),
         data,
+        cost: cost.map(|cost| cost.run),
         children,
     };
     catalog.save(folder)?;

@@ -9,7 +9,7 @@ use offshoot_zoo::materialize::{Plan, compile};
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::Device;
 use offshoot_zoo::vit::VitNetwork;
-use offshoot_zoo::{Network, TensorSpec, Weight, Weights, open};
+use offshoot_zoo::{Backbone, Network, TensorSpec, Weight, Weights, backbone};
 
 /// A small network with heads, and weights under which every tensor matters.
 struct Model {
@@ -23,7 +23,7 @@ struct Model {
 
 /// The child of one step.
 struct Child {
-    network: Box<dyn Network>,
+    network: Box<dyn Backbone>,
     plan: Plan,
 }
 
@@ -118,7 +118,7 @@ impl Model {
             .network
             .child(&Shape::new([("width", width), ("depth", depth)]), "")
             .unwrap();
-        let network = open(&view.child).unwrap();
+        let network = backbone(&view.child).unwrap();
         let mut plan = compile(&self.network.specs(), Some(&network.specs()), &view).unwrap();
         plan.extend(compile(&self.heads.specs(), None, &view).unwrap());
         Child { network, plan }

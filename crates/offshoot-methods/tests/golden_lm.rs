@@ -2,7 +2,9 @@
 //!
 //! Each folder `lm-*` under `tests/fixtures` holds a checkpoint as transformers writes it, tokens, and the expected numbers.
 //! `OFFSHOOT_FIXTURE=DIR` replays that folder instead. The program that makes such folders and their format are described in
-//! `tests/fixtures/README.md`.
+//! `tests/fixtures/README.md`. With `--nocapture` it says how far off each number was.
+
+#![expect(clippy::print_stdout, reason = "how far off it was, for whoever replays a fixture")]
 
 use std::path::{Path, PathBuf};
 

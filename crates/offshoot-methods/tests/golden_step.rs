@@ -16,7 +16,7 @@ use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::safetensors::SafetensorsFile;
 use offshoot_zoo::tensor::{Device, Tensor, TensorData};
 use offshoot_zoo::vit::VitNetwork;
-use offshoot_zoo::{Network, TensorSpec, Weight, Weights};
+use offshoot_zoo::{Backbone, Network, TensorSpec, Weight, Weights};
 use serde_json::Value;
 
 fn number(value: &Value, key: &str) -> usize {
@@ -226,7 +226,7 @@ fn replay(folder: &Path) {
         .child(&fixture.shape(&fixture.case["elastic"]), "")
         .unwrap();
     assert_eq!(view.blocks, numbers(&fixture.case["kept_blocks"]));
-    let child = offshoot_zoo::open(&view.child).unwrap();
+    let child = offshoot_zoo::backbone(&view.child).unwrap();
     let mut plan = compile(&fixture.network.specs(), Some(&child.specs()), &view).unwrap();
     plan.extend(compile(&fixture.heads.specs(), None, &view).unwrap());
     let loss = LossRecipe {
@@ -324,7 +324,7 @@ fn replay(folder: &Path) {
 
 fn check_child(fixture: &Fixture, teacher: &Weights, shape: &Shape) {
     let view = fixture.network.child(shape, "").unwrap();
-    let network = offshoot_zoo::open(&view.child).unwrap();
+    let network = offshoot_zoo::backbone(&view.child).unwrap();
     let plan = compile(&fixture.network.specs(), Some(&network.specs()), &view).unwrap();
     let weights = materialize(teacher, &plan);
     let (values, [c, h, w]) = fixture.crops("globals");

@@ -1,4 +1,4 @@
-//! Writes a page of a made-up family, to look at: `cargo run --example sample_page -- PATH [vit|resnet|line|one|bare]`.
+//! Writes a page of a made-up family, to look at: `cargo run --example sample_page -- PATH [vit|language|resnet|line|one|bare]`.
 
 #[path = "../tests/synthetic/mod.rs"]
 mod synthetic;
@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let path = arguments.next().ok_or("where to? give a path")?;
     let (catalog, run) = match arguments.next().as_deref() {
+        Some("language") => (synthetic::language_family(), synthetic::language_facts()),
         Some("resnet") => (
             synthetic::resnet_family(),
             RunFacts {

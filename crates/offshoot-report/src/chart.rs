@@ -221,6 +221,15 @@ impl Scale {
         }
     }
 
+    /// A scale of scores: of perplexities, whose ratios count, a logarithmic one as soon as they span much.
+    pub(crate) fn of_scores(values: &[f64], unit: Unit, ends: (f64, f64)) -> Self {
+        if unit == Unit::Perplexity {
+            Self::fitting(values, 4.0, ends)
+        } else {
+            Self::linear(values.iter().copied(), ends)
+        }
+    }
+
     /// Whether it is logarithmic.
     pub(crate) fn is_log(&self) -> bool {
         self.log

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use offshoot_family::Catalog;
 use serde::Serialize;
 use serde_json::{Map, Value};
+
+use offshoot_family::scorecard::is_perplexity;
 
 use crate::chart::{Anchor, Frame, Scale, Svg};
 use crate::units::{Unit, metric_name, significant};
@@ -12,12 +15,13 @@ use crate::units::{Unit, metric_name, significant};
 /// Most points of one curve: lowest and highest of each of half as many stretches.
 const MOST_POINTS: usize = 400;
 /// Most curves of one chart.
-const MOST_SERIES: usize = 6;
+pub(crate) const MOST_SERIES: usize = 6;
 /// Most charts; what is beyond them is counted.
 const MOST_PANELS: usize = 36;
 /// Fields that say when, not what.
-const CLOCKS: [&str; 8] = [
+const CLOCKS: [&str; 9] = [
     "step",
+    "tokens_seen",
     "epoch",
     "time",
     "seconds",
@@ -60,13 +64,50 @@ pub(crate) struct Curves {
 }
 
 /// A curve: steps and values.
-type Points = Vec<(f64, f64)>;
+pub(crate) type Points = Vec<(f64, f64)>;
 /// A chart to be: its place in the page, its quantity, its curves by name.
 type Group<'a> = (usize, &'a str, Vec<(&'a str, Points)>);
 
-/// Makes the charts. Lines without a `step` and fields that are no finite numbers are passed over; of two lines with one
+/// The losses of sub-networks, which share a chart: a name that no field can have.
+const OF_CHILDREN: &str = "loss/";
+
+/// Which chart a field belongs to, and what it is called there.
+fn place<'a>(field: &'a str, is_child: &dyn Fn(&str) -> bool) -> (&'a str, &'a str) {
+    match field.split_once('/') {
+        Some(("loss", name)) if is_child(name) => (OF_CHILDREN, name),
+        // A term of the loss has a scale and so a chart of its own.
+        None | Some(("loss", _)) => (field, ""),
+        // `perplexity/48x3/log` is one curve of `perplexity/48x3`, `knn@20/384x12` one of `knn@20`.
+        Some((group, name)) => match name.split_once('/') {
+            Some((child, domain)) if is_child(child) => (&field[..group.len() + 1 + child.len()], domain),
+            _ => (group, name),
+        },
+    }
+}
+
+/// As many as fit one chart, evenly spaced in the order of the children; the number of those that are left out.
+fn spread(series: &mut Vec<(&str, Points)>, order: &dyn Fn(&str) -> usize) -> usize {
+    series.sort_by_key(|(name, _)| order(name));
+    let n = series.len();
+    if n <= MOST_SERIES {
+        return 0;
+    }
+    let keep: BTreeSet<usize> = (0..MOST_SERIES).map(|i| i * (n - 1) / (MOST_SERIES - 1)).collect();
+    let mut place = 0..n;
+    series.retain(|_| place.next().is_some_and(|place| keep.contains(&place)));
+    n - series.len()
+}
+
+/// Makes the charts; of probes of the family's score none where they are `drawn` elsewhere. Lines without a `step` and fields that are no finite numbers are passed over; of two lines with one
 /// step, as a resumed run leaves them, the later counts.
-pub(crate) fn curves(metrics: &[Map<String, Value>]) -> Curves {
+pub(crate) fn curves(catalog: &Catalog, metrics: &[Map<String, Value>], drawn: bool) -> Curves {
+    let number: BTreeMap<&str, usize> = catalog
+        .children
+        .iter()
+        .enumerate()
+        .map(|(i, c)| (c.id.as_str(), i))
+        .collect();
+    let is_child = |name: &str| number.contains_key(name);
     let mut fields: Vec<(&str, Points)> = Vec::new();
     let mut known: BTreeMap<&str, usize> = BTreeMap::new();
     for line in metrics {
@@ -90,21 +131,28 @@ pub(crate) fn curves(metrics: &[Map<String, Value>]) -> Curves {
     let mut groups: Vec<Group> = Vec::new();
     for (field, points) in fields {
         let points = ordered(points);
-        // `knn@20/384x12` is one curve of `knn@20`; a term of the loss has a scale and so a chart of its own.
-        let (group, name) = match field.split_once('/') {
-            Some((group, name)) if group != "loss" => (group, name),
-            _ => (field, ""),
-        };
+        // Whether an update was skipped is worth a chart if one was.
+        if field == "skipped" && points.iter().all(|point| point.1 == 0.0) {
+            continue;
+        }
+        let (group, name) = place(field, &is_child);
+        if drawn && group == catalog.score && is_child(name) {
+            continue;
+        }
+        let room = |series: &Vec<_>| group == OF_CHILDREN || series.len() < MOST_SERIES;
         match groups
             .iter_mut()
-            .find(|(_, known, series)| *known == group && series.len() < MOST_SERIES)
+            .find(|(_, known, series)| *known == group && room(series))
         {
             Some((_, _, series)) if !name.is_empty() => series.push((name, points)),
             _ => groups.push((rank(field), group, vec![(name, points)])),
         }
     }
     groups.sort_by_key(|(rank, ..)| *rank);
-    let left_out = groups.len().saturating_sub(MOST_PANELS);
+    let order = |name: &str| number.get(name).copied().unwrap_or(usize::MAX);
+    let of_children = groups.iter_mut().find(|(_, group, _)| *group == OF_CHILDREN);
+    let rest = of_children.map_or(0, |(_, _, series)| spread(series, &order));
+    let left_out = rest + groups.len().saturating_sub(MOST_PANELS);
     groups.truncate(MOST_PANELS);
     let panels = groups
         .iter()
@@ -115,7 +163,7 @@ pub(crate) fn curves(metrics: &[Map<String, Value>]) -> Curves {
 }
 
 /// Ascending in step, one point per step.
-fn ordered(points: Points) -> Points {
+pub(crate) fn ordered(points: Points) -> Points {
     let mut sorted: Vec<(usize, (f64, f64))> = points.into_iter().enumerate().collect();
     sorted.sort_by(|(i, a), (j, b)| a.0.total_cmp(&b.0).then(j.cmp(i)));
     sorted.dedup_by(|later, kept| later.1.0 == kept.1.0);
@@ -145,7 +193,9 @@ fn rank(field: &str) -> usize {
         "momentum" => 4,
         "weight_decay" => 5,
         "teacher_temp" => 6,
-        "grad_norm" => 7,
+        "grad_norm" | "gradient_norm" => 7,
+        _ if field.starts_with("gradient_norm/") => 7,
+        _ if is_perplexity(field) => 2,
         _ if field.starts_with("loss") || field.ends_with("_loss") => 1,
         _ if field.contains('@') => 2,
         _ => 8,
@@ -159,7 +209,13 @@ fn title(field: &str) -> String {
         "momentum" => "Teacher momentum".into(),
         "weight_decay" => "Weight decay".into(),
         "teacher_temp" => "Teacher temperature".into(),
-        "grad_norm" => "Gradient norm".into(),
+        "grad_norm" | "gradient_norm" => "Gradient norm".into(),
+        "tokens" => "Predicted tokens of a step".into(),
+        OF_CHILDREN => "Loss of sub-networks".into(),
+        _ if is_perplexity(field) => match field.split_once('/') {
+            Some((metric, child)) => format!("Probe: {} of {child} by domain", metric_name(metric)),
+            None => format!("Probe: {}", metric_name(field)),
+        },
         _ if field.contains('@') => format!("Probe: {}", metric_name(field)),
         _ => match field.strip_prefix("loss/").or_else(|| field.strip_prefix("loss_")) {
             Some(term) if !term.is_empty() => format!("Loss term: {}", term.replace('_', " ")),
@@ -185,8 +241,10 @@ fn panel(index: usize, group: &str, series: &[(&str, Points)]) -> Panel {
         .collect();
     let steps = series.iter().flat_map(|(_, points)| points.iter().map(|point| point.0));
     let x = Scale::exact(steps, (frame.left, frame.right));
-    let ratio = if unit == Unit::Share { f64::INFINITY } else { 1000.0 };
-    let y = Scale::fitting(&values, ratio, (frame.bottom, frame.top));
+    let y = match unit {
+        Unit::Share | Unit::Perplexity => Scale::of_scores(&values, unit, (frame.bottom, frame.top)),
+        _ => Scale::fitting(&values, 1000.0, (frame.bottom, frame.top)),
+    };
     let log = if y.is_log() { ", log scale" } else { "" };
     let names: Vec<&str> = series
         .iter()
@@ -241,10 +299,10 @@ fn exact(name: &str, points: &Points, unit: Unit) -> String {
     let mut out = format!("data-name=\"{}\" data-v=\"", crate::chart::escaped(name));
     for (i, &(step, value)) in points.iter().enumerate() {
         let space = if i == 0 { "" } else { " " };
-        let value = if unit == Unit::Share {
-            significant(value * 100.0, 4)
-        } else {
-            significant(value, 4)
+        let value = match unit {
+            Unit::Share => significant(value * 100.0, 4),
+            Unit::Perplexity => unit.bare(value),
+            _ => significant(value, 4),
         };
         let _ = write!(out, "{space}{step} {value}");
     }
@@ -263,6 +321,82 @@ mod tests {
             map.insert((*name).into(), (*value).into());
         }
         map
+    }
+
+    fn family(ids: &[&str]) -> Catalog {
+        let child = |id: &&str| serde_json::json!({"id": id, "shape": {"depth": 1}, "source": {"view": "v"}, "parameters": 1, "macs": 1, "bytes": 1});
+        let children: Vec<Value> = ids.iter().map(child).collect();
+        let vit = offshoot_family::Vit {
+            width: 64,
+            depth: 4,
+            head_dim: 32,
+            mlp_ratio: 4,
+            patch: 8,
+            image: 32,
+            channels: 3,
+            position_offset: 0.0,
+            norm_eps: 1e-6,
+            layer_scale: 1e-5,
+            classes: 0,
+        };
+        let catalog = serde_json::json!({
+            "format": 2, "version": "0", "method": "language", "seed": 0, "space": null, "score": "perplexity",
+            "parent": {"path": "parent", "hash": "00", "architecture": offshoot_family::Architecture::Vit(vit)},
+            "data": {"text": {"corpus": "", "domains": [], "fingerprint": "", "tokenizer": "", "split_seed": 0, "val": 0.1,
+                "test": 0.1, "context": 8}},
+            "children": children,
+        });
+        serde_json::from_value(catalog).unwrap()
+    }
+
+    #[test]
+    fn losses_of_sub_networks_share_a_chart_and_domains_do() {
+        let ids: Vec<String> = (1..=9).map(|i| format!("{i}x1")).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let mut fields: Vec<(String, f64)> = ids.iter().map(|id| (format!("loss/{id}"), 2.0)).collect();
+        for name in [
+            "loss",
+            "loss/koleo",
+            "gradient_norm",
+            "tokens",
+            "tokens_seen",
+            "skipped",
+            "perplexity/9x1",
+        ] {
+            fields.push((name.into(), 0.0));
+        }
+        fields.extend(["a", "b"].map(|domain| (format!("perplexity/9x1/{domain}"), 3.0)));
+        let fields: Vec<(&str, f64)> = fields.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let metrics = [line(1.0, &fields), line(2.0, &fields)];
+        let charts = curves(&family(&ids), &metrics, false);
+        let titles: Vec<(&str, usize)> = charts
+            .panels
+            .iter()
+            .map(|p| (p.title.as_str(), p.series.len()))
+            .collect();
+        assert_eq!(
+            titles,
+            [
+                ("Loss", 1),
+                ("Loss of sub-networks", 6),
+                ("Loss term: koleo", 1),
+                ("Probe: perplexity", 1),
+                ("Probe: perplexity of 9x1 by domain", 2),
+                ("Gradient norm", 1),
+                ("Predicted tokens of a step", 1)
+            ]
+        );
+        let names: Vec<&str> = charts.panels[1]
+            .series
+            .iter()
+            .map(|series| series.name.as_str())
+            .collect();
+        assert_eq!((names[0], names[5], charts.left_out), ("1x1", "9x1", 3));
+        let drawn = curves(&family(&ids), &metrics, true);
+        assert_eq!(drawn.panels.len(), charts.panels.len() - 1);
+        let mut skipped = metrics.to_vec();
+        skipped.push(line(3.0, &[("skipped", 1.0)]));
+        assert_eq!(curves(&family(&ids), &skipped, true).panels.len(), charts.panels.len());
     }
 
     #[test]
@@ -293,7 +427,7 @@ mod tests {
             line(1.0, &[("knn@20/64x2", 0.2), ("knn@20/128x4", 0.3), ("loss", 8.0)]),
             line(1.0, &[("loss", 7.5)]),
         ];
-        let curves = curves(&metrics);
+        let curves = curves(&family(&[]), &metrics, false);
         let titles: Vec<&str> = curves.panels.iter().map(|p| p.title.as_str()).collect();
         assert_eq!(
             titles,
@@ -317,9 +451,12 @@ mod tests {
         odd.insert("note".into(), "text".into());
         let mut stepless = Map::new();
         stepless.insert("loss".into(), 1.0.into());
-        assert!(curves(&[odd, stepless]).panels.is_empty());
+        assert!(curves(&family(&[]), &[odd, stepless], false).panels.is_empty());
         let many: Vec<(String, f64)> = (0..60).map(|i| (format!("field_{i}"), 1.0)).collect();
         let many: Vec<(&str, f64)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        assert_eq!(curves(&[line(0.0, &many)]).left_out, 60 - MOST_PANELS);
+        assert_eq!(
+            curves(&family(&[]), &[line(0.0, &many)], false).left_out,
+            60 - MOST_PANELS
+        );
     }
 }

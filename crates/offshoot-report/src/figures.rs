@@ -5,11 +5,11 @@ use offshoot_family::{Axis, Catalog, Child};
 use serde::Serialize;
 
 use crate::chart::extent;
-use crate::heat::{Cell, Heat, legend};
+use crate::heat::{Cell, Colours, Heat, legend};
 use crate::provenance::Source;
 use crate::scatter::{Dot, Scatter};
 use crate::score::{Cost, Score, finite_latency};
-use crate::units::{Unit, axis_words, counted, grouped};
+use crate::units::{Unit, axis_words, counted, grouped, significant};
 
 /// Most tables of a heat map, one per size of the third axis.
 const MOST_FACETS: usize = 12;
@@ -120,6 +120,42 @@ impl Family<'_> {
         }
     }
 
+    /// What costs are counted for: an image, or a token.
+    fn example(&self) -> &'static str {
+        self.catalog.data.unit()
+    }
+
+    /// What training cost, and what it would have cost for every child by itself.
+    fn training(&self) -> Vec<Tile> {
+        let Some(cost) = &self.catalog.cost else {
+            return Vec::new();
+        };
+        let mut tiles = vec![Tile {
+            name: "Training".into(),
+            value: Unit::Flops.with_unit(cost.flops),
+            detail: format!(
+                "{} tokens in {} steps, the whole family",
+                Unit::Count.bare(cost.tokens as f64),
+                grouped(cost.steps)
+            ),
+            exact: cost.flops.to_string(),
+        }];
+        let alone: Option<f64> = self.children().iter().map(|child| child.training_flops_alone).sum();
+        if let Some(alone) = alone.filter(|_| self.children().len() > 1) {
+            tiles.push(Tile {
+                name: "Each child trained alone".into(),
+                value: Unit::Flops.with_unit(alone),
+                detail: format!(
+                    "all {} on the same tokens: {} times the family",
+                    grouped(self.children().len() as u64),
+                    significant(alone / cost.flops, 2)
+                ),
+                exact: alone.to_string(),
+            });
+        }
+        tiles
+    }
+
     pub(crate) fn tiles(&self) -> Vec<Tile> {
         let mut tiles = Vec::new();
         let n = self.children().len();
@@ -161,7 +197,7 @@ impl Family<'_> {
             .iter()
             .filter_map(|c| Some((self.score.value(c)?, c)))
             .fold(None, |best, next| match best {
-                Some((value, _)) if value >= next.0 => best,
+                Some((value, _)) if self.score.merit(value) >= self.score.merit(next.0) => best,
                 _ => Some(next),
             });
         let detail = best
@@ -182,7 +218,7 @@ impl Family<'_> {
             "Multiply-adds",
             Unit::Count,
             values(&|c| Some(c.macs as f64)),
-            "of one image".into(),
+            format!("of one {}", self.example()),
         );
         range(
             "Latency",
@@ -191,12 +227,12 @@ impl Family<'_> {
             if timed == 0 {
                 String::new()
             } else {
-                "median of one image".into()
+                format!("median of one {}", self.example())
             },
         );
         let front = self.fronts[0].len();
         if front > 0 {
-            let detail = "no smaller child scores as high".into();
+            let detail = "no smaller child scores as well".into();
             tiles.push(Tile {
                 name: "On the front".into(),
                 value: grouped(front as u64),
@@ -204,6 +240,7 @@ impl Family<'_> {
                 exact: String::new(),
             });
         }
+        tiles.extend(self.training());
         tiles
     }
 
@@ -225,7 +262,7 @@ impl Family<'_> {
     fn tip(&self, child: &Child) -> String {
         let mut parts = vec![display_name(child)];
         if let Some(value) = self.score.value(child) {
-            parts.push(self.score.unit.with_unit(value));
+            parts.push(self.score.told(value));
         }
         parts.push(format!("{} parameters", Unit::Count.bare(child.parameters as f64)));
         parts.push(format!("{} MACs", Unit::Count.bare(child.macs as f64)));
@@ -333,11 +370,12 @@ impl Family<'_> {
             id,
             title: &title,
             description: &description,
-            x: (cost.unit(), cost.axis_label()),
+            x: (cost.unit(), &cost.axis_label(self.example())),
             y: (self.score.unit, &y),
             dots: &dots,
             front: &front,
             joined: false,
+            lower: self.score.lower,
         };
         let wide = if cost == Cost::Parameters {
             (1040.0, 460.0)
@@ -422,6 +460,7 @@ impl Family<'_> {
             dots: &dots,
             front: &[],
             joined: true,
+            lower: self.score.lower,
         };
         let (wide, narrow) = (
             chart.draw("wide", (1040.0, 360.0)),
@@ -441,6 +480,11 @@ impl Family<'_> {
         let values = self.children().iter().filter_map(|child| self.score.value(child));
         let Some(range) = extent(values) else {
             return Figure::default();
+        };
+        let colours = Colours {
+            range,
+            unit: self.score.unit,
+            lower: self.score.lower,
         };
         let mut figure = Figure::default();
         let sizes: Vec<Option<usize>> = apart.map_or(vec![None], |axis| axis.sizes.iter().map(|&s| Some(s)).collect());
@@ -478,8 +522,7 @@ impl Family<'_> {
                 title,
                 axes: [first, second],
                 cell: &cell,
-                range,
-                unit: self.score.unit,
+                colours: &colours,
             };
             let heading = match (apart, size) {
                 (Some(axis), Some(size)) => format!("{} {size}", axis_words(&axis.name)),
@@ -496,13 +539,11 @@ impl Family<'_> {
                 });
             }
         }
-        figure.legend = legend(
-            "map-legend",
-            &format!("Colours of {}", self.score.name),
-            self.score.unit,
-            range,
-        );
-        figure.caption = "Cells with an outline are on the front of score over parameters".into();
+        figure.legend = legend("map-legend", &format!("Colours of {}", self.score.name), &colours);
+        if self.score.lower {
+            figure.caption = "Less is better: colours run from the highest to the lowest. ".into();
+        }
+        figure.caption += "Cells with an outline are on the front of score over parameters";
         figure.caption.push_str(if self.picked.is_some() {
             "; the thick one is the child that was picked."
         } else {
@@ -531,7 +572,7 @@ fn display_name(child: &Child) -> String {
 }
 
 /// The text with its first letter capital, but for words that are spelt with a small one.
-fn capitalised(text: &str) -> String {
+pub(crate) fn capitalised(text: &str) -> String {
     if text.starts_with("k-NN") {
         return text.to_owned();
     }

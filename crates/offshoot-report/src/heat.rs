@@ -1,6 +1,7 @@
 //! Score over two axes as a table of coloured cells, one table per size of a third axis.
 
 use offshoot_family::Axis;
+use offshoot_family::quantity::proportion;
 
 use crate::chart::{Anchor, SHADES, Svg, shade};
 use crate::units::{Unit, axis_words};
@@ -30,10 +31,34 @@ pub(crate) struct Heat<'a> {
     pub(crate) axes: [&'a Axis; 2],
     /// The cell at a size of each axis, where there is a child.
     pub(crate) cell: &'a dyn Fn(usize, usize) -> Option<Cell>,
-    /// Lowest and highest value of the colour scale.
+    /// The colour scale.
+    pub(crate) colours: &'a Colours,
+}
+
+/// The colour scale of scores: from the worst to the best, of perplexities by their ratios.
+pub(crate) struct Colours {
+    /// Lowest and highest value.
     pub(crate) range: (f64, f64),
     /// How values are written.
     pub(crate) unit: Unit,
+    /// Whether less is better.
+    pub(crate) lower: bool,
+}
+
+impl Colours {
+    /// The step of `value`.
+    fn shade(&self, value: f64) -> usize {
+        let (low, high) = self.range;
+        let place = |value: f64| {
+            if self.unit == Unit::Perplexity && low > 0.0 {
+                value.ln()
+            } else {
+                value
+            }
+        };
+        let (worst, best) = if self.lower { (high, low) } else { (low, high) };
+        shade(place(value), place(worst), place(best))
+    }
 }
 
 impl Heat<'_> {
@@ -91,7 +116,7 @@ impl Heat<'_> {
                     svg.rect("cell blank", area.0, area.1, &cell.tip);
                     continue;
                 };
-                let q = shade(value, self.range.0, self.range.1);
+                let q = self.colours.shade(value);
                 svg.rect(&format!("cell q{q}"), area.0, area.1, &cell.tip);
                 if let (Some(font), Some(decimals)) = (font, decimals) {
                     let class = format!("in{font} {}", ink(q));
@@ -140,7 +165,7 @@ impl Heat<'_> {
     fn fit(&self, cell_width: f64) -> (Option<u8>, Option<usize>) {
         for decimals in [2, 1, 0] {
             for font in [12, 11, 10, 9] {
-                let longest = [self.range.0, self.range.1]
+                let longest = [self.colours.range.0, self.colours.range.1]
                     .map(|value| self.written(value, decimals).chars().count())
                     .into_iter()
                     .fold(0, usize::max);
@@ -153,8 +178,9 @@ impl Heat<'_> {
     }
 
     fn written(&self, value: f64, decimals: usize) -> String {
-        match self.unit {
+        match self.colours.unit {
             Unit::Share => format!("{:.decimals$}", value * 100.0),
+            Unit::Perplexity => proportion(value, decimals + 2),
             unit => unit.bare(value),
         }
     }
@@ -169,22 +195,25 @@ fn ink(q: usize) -> &'static str {
     }
 }
 
-/// The colour scale with its lowest, middle and highest value.
-pub(crate) fn legend(id: &str, title: &str, unit: Unit, (low, high): (f64, f64)) -> String {
+/// The colour scale with its worst and its best value.
+pub(crate) fn legend(id: &str, title: &str, colours: &Colours) -> String {
     let mut svg = Svg::new(
         id,
         "legend",
         (300.0, 36.0),
         title,
-        "Colour scale, from the lowest to the highest value.",
+        "Colour scale, from the worst to the best value.",
     );
     let step = 300.0 / SHADES as f64;
     for q in 0..SHADES {
         svg.rect(&format!("q{q}"), (q as f64 * step, 0.0), (step + 0.2, 12.0), "");
     }
+    let (low, high) = colours.range;
+    let unit = colours.unit;
     if low < high {
-        svg.text("tick", (0.0, 28.0), Anchor::Start, &unit.with_unit(low));
-        svg.text("tick", (300.0, 28.0), Anchor::End, &unit.with_unit(high));
+        let (worst, best) = if colours.lower { (high, low) } else { (low, high) };
+        svg.text("tick", (0.0, 28.0), Anchor::Start, &unit.with_unit(worst));
+        svg.text("tick", (300.0, 28.0), Anchor::End, &unit.with_unit(best));
     } else {
         svg.text("tick", (150.0, 28.0), Anchor::Middle, &unit.with_unit(low));
     }

@@ -56,7 +56,8 @@ impl Area {
     }
 }
 
-/// Directions from the point to the label, the preferred ones first: a front has its free space above and to the left.
+/// Directions from the point to the label, the preferred ones first: a front has its free space above and to the left, or below and
+/// to the left where less is better.
 const DIRECTIONS: [(f64, f64); 8] = [
     (-0.75, -0.75),
     (0.0, -1.0),
@@ -69,13 +70,14 @@ const DIRECTIONS: [(f64, f64); 8] = [
 ];
 
 /// Finds a place for each label in turn, the most important first; none for one that does not fit. `dots` are points with
-/// their radii, `path` is the step line of the front.
+/// their radii, `path` is the step line of the front, and `lower` says whether it is a lower edge.
 pub(crate) fn place(
     labels: &[Label],
     dots: &[(f64, f64, f64)],
     path: &[(f64, f64)],
     frame: &Frame,
     font: f64,
+    lower: bool,
 ) -> Vec<Option<Place>> {
     let bounds = Area {
         left: frame.left + 1.0,
@@ -94,6 +96,7 @@ pub(crate) fn place(
         let (rings, directions) = if label.needed { (4, 8) } else { (2, 3) };
         for (ring, distance) in [9.0, 20.0, 32.0, 46.0].into_iter().enumerate().take(rings) {
             for (rank, (dx, dy)) in DIRECTIONS.into_iter().enumerate().take(directions) {
+                let dy = if lower { -dy } else { dy };
                 let (x, y) = (label.at.0 + dx * distance, label.at.1 + dy * distance);
                 let (anchor, left) = match dx {
                     dx if dx < 0.0 => (Anchor::End, x - width),
@@ -163,20 +166,20 @@ mod tests {
             bottom: 200.0,
         };
         let labels: Vec<Label> = (0..40).map(|_| label((100.0, 100.0))).collect();
-        let places = place(&labels, &[], &[], &frame, 10.0);
+        let places = place(&labels, &[], &[], &frame, 10.0, false);
         let placed = places.iter().flatten().count();
         assert!((1..=6).contains(&placed), "{placed}");
         let wall: Vec<(f64, f64, f64)> = vec![(100.0, 100.0, 300.0)];
-        assert!(place(&labels[..1], &wall, &[], &frame, 10.0)[0].is_none());
+        assert!(place(&labels[..1], &wall, &[], &frame, 10.0, false)[0].is_none());
         let needed = Label {
             needed: true,
             ..label((100.0, 100.0))
         };
-        assert!(place(&[needed], &wall, &[], &frame, 10.0)[0].is_some());
+        assert!(place(&[needed], &wall, &[], &frame, 10.0, false)[0].is_some());
         let cornered = Label {
             needed: true,
             ..label((5.0, 5.0))
         };
-        assert!(place(&[cornered], &[], &[], &frame, 10.0)[0].is_some_and(|p| p.anchor != Anchor::End));
+        assert!(place(&[cornered], &[], &[], &frame, 10.0, false)[0].is_some_and(|p| p.anchor != Anchor::End));
     }
 }

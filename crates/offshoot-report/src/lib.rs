@@ -5,15 +5,15 @@
 //! readable units, with the exact number in the `title` beside it where the two differ.
 //!
 //! ```
-//! # use offshoot_family::catalog::{Catalog, DataRef, ParentRef, Preprocessing};
+//! # use offshoot_family::catalog::{Catalog, DataRef, ImagesRef, ParentRef, Preprocessing};
 //! # use offshoot_family::{Architecture, Vit};
 //! # let parent = Vit { width: 64, depth: 4, head_dim: 32, mlp_ratio: 4, patch: 8, image: 32, channels: 3,
 //! #     position_offset: 0.0, norm_eps: 1e-6, layer_scale: 1e-5, classes: 0 };
 //! # let catalog = Catalog {
-//! #     format: 1, version: "0.1.0".into(), method: "elastic".into(), seed: 0, space: None, score: "knn@20".into(),
+//! #     format: 2, cost: None, version: "0.1.0".into(), method: "elastic".into(), seed: 0, space: None, score: "knn@20".into(),
 //! #     parent: ParentRef { path: "parent".into(), hash: "00".into(), architecture: Architecture::Vit(parent) },
-//! #     data: DataRef { path: "/data".into(), test_path: None, labels: true, fingerprint: "00".into(), split_seed: 0, val: 0.1, test: 0.1,
-//! #         preprocessing: Preprocessing { resize: 32, crop: 32, channels: 3, mean: vec![], std: vec![] } },
+//! #     data: DataRef::Images(ImagesRef { path: "/data".into(), test_path: None, labels: true, fingerprint: "00".into(), split_seed: 0,
+//! #         val: 0.1, test: 0.1, preprocessing: Preprocessing { resize: 32, crop: 32, channels: 3, mean: vec![], std: vec![] } }),
 //! #     children: vec![],
 //! # };
 //! use offshoot_report::{RunFacts, render};
@@ -31,8 +31,10 @@ mod heat;
 mod labels;
 mod page;
 mod provenance;
+mod samples;
 mod scatter;
 mod score;
+mod spending;
 mod table;
 mod units;
 
@@ -45,8 +47,11 @@ use serde_json::{Map, Value};
 pub struct RunFacts {
     /// Heading of the page.
     pub title: String,
-    /// Lines of `metrics.jsonl`: each has `step` and numeric fields; `metric@k/child` is a probe of one child.
+    /// Lines of `metrics.jsonl`: each has `step` and numeric fields; `metric@k/child` is a probe of one child, `metric/child/domain` one
+    /// of it on a domain; `tokens_seen` counts the tokens up to the step.
     pub metrics: Vec<Map<String, Value>>,
+    /// Lines of `samples.jsonl`: each has `step`, `prompt` and `text`.
+    pub samples: Vec<Map<String, Value>>,
     /// The resolved recipe, as it lies in the run folder; empty where there is none.
     pub recipe_toml: String,
     /// How it was made, as names and texts: version, seed, machine, hours, data fingerprint, command.

@@ -7,12 +7,15 @@ use minijinja::value::Serde;
 use minijinja::{Environment, Value};
 use offshoot_family::Catalog;
 use offshoot_family::catalog::{DataRef, ImagesRef, TextRef};
+use offshoot_family::quantity::{grouped, proportion};
 use serde::Serialize;
 
 use crate::curves::{Panel, curves};
 use crate::figures::{Family, Figure, Picked, Swatch, Tile};
 use crate::provenance::{Source, sources};
+use crate::samples::{Sample, latest};
 use crate::score::{Cost, Score, axes, front, intact};
+use crate::spending::spending;
 use crate::table::{Table, table};
 use crate::{ReportError, RunFacts};
 
@@ -30,8 +33,11 @@ struct Page<'a> {
     map: Figure,
     map_title: String,
     unscored: String,
+    lower: bool,
+    spending: Option<Figure>,
     panels: Vec<Panel>,
     panels_left_out: usize,
+    samples: Vec<Sample<'a>>,
     table: Table,
     notes: &'a [(String, String)],
     facts: Vec<(&'static str, String)>,
@@ -68,15 +74,17 @@ pub(crate) fn render(catalog: &Catalog, run: &RunFacts) -> Result<String, Report
         intact: intact(catalog),
         picked,
     };
-    let curves = curves(&run.metrics);
+    let spending = spending(catalog, &score, &run.metrics);
+    let curves = curves(catalog, &run.metrics, spending.is_some());
     let names: Vec<String> = axes.iter().map(|axis| axis.name.clone()).collect();
     let (shades, shade_axis) = family.swatches();
     let (map_title, map) = family.map();
     let unscored = match score.split {
         Some(_) => String::new(),
         None => format!(
-            "No child has been scored by {} yet, so there is nothing to draw; offshoot eval scores them.",
-            score.name
+            "No child has been scored by {} yet, so there is nothing to draw; offshoot eval {} scores them.",
+            score.name,
+            score.metric.split(['@', '/']).next().unwrap_or_default()
         ),
     };
     let sources = sources(catalog);
@@ -102,8 +110,11 @@ pub(crate) fn render(catalog: &Catalog, run: &RunFacts) -> Result<String, Report
         map,
         map_title,
         unscored,
+        lower: score.lower,
+        spending,
         panels: curves.panels,
         panels_left_out: curves.left_out,
+        samples: latest(&run.samples),
         table: table(catalog, &score, &names, &fronts, picked),
         notes: &run.notes,
         facts: facts(catalog),
@@ -183,6 +194,17 @@ fn facts(catalog: &Catalog) -> Vec<(&'static str, String)> {
     match &catalog.data {
         DataRef::Images(images) => image_facts(images, &mut facts),
         DataRef::Text(text) => text_facts(text, &mut facts),
+    }
+    if let Some(cost) = &catalog.cost {
+        facts.push((
+            "Training",
+            format!(
+                "{} steps, {} predicted tokens, {} FLOP",
+                grouped(cost.steps),
+                grouped(cost.tokens),
+                proportion(cost.flops, 4)
+            ),
+        ));
     }
     facts.push((
         "Catalog",

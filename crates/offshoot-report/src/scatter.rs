@@ -43,6 +43,8 @@ pub(crate) struct Scatter<'a> {
     pub(crate) front: &'a [usize],
     /// Whether neighbours are joined: for a family along one axis.
     pub(crate) joined: bool,
+    /// Whether less of the score is better.
+    pub(crate) lower: bool,
 }
 
 impl Scatter<'_> {
@@ -57,15 +59,17 @@ impl Scatter<'_> {
         };
         let costs: Vec<f64> = self.dots.iter().map(|dot| dot.x).collect();
         let x = Scale::fitting(&costs, 8.0, (frame.left, frame.right));
-        let y = Scale::linear(self.dots.iter().map(|dot| dot.y), (frame.bottom, frame.top));
+        let scores: Vec<f64> = self.dots.iter().map(|dot| dot.y).collect();
+        let y = Scale::of_scores(&scores, self.y.0, (frame.bottom, frame.top));
         let id = format!("{}-{class}", self.id);
         let mut svg = Svg::new(&id, class, (width, height), self.title, self.description);
-        let x_name = format!("{}{}", self.x.1, if x.is_log() { " (log scale)" } else { "" });
+        let named = |name: &str, scale: &Scale| format!("{name}{}", if scale.is_log() { " (log scale)" } else { "" });
+        let (x_name, y_name) = (named(self.x.1, &x), named(self.y.1, &y));
         let wanted = (
             if narrow { 4 } else { (width / 90.0) as usize },
             (height / 60.0) as usize,
         );
-        frame.draw(&mut svg, (&x, self.x.0, &x_name), (&y, self.y.0, self.y.1), wanted);
+        frame.draw(&mut svg, (&x, self.x.0, &x_name), (&y, self.y.0, &y_name), wanted);
 
         let at = |dot: &Dot| (x.at(dot.x), y.at(dot.y));
         let steps = self.steps(&at, frame.right);
@@ -160,7 +164,7 @@ impl Scatter<'_> {
             .map(|dot| (at(dot), dot))
             .map(|((x, y), dot)| (x, y, radius + f64::from(dot.intact)))
             .collect();
-        let places = place(&labels, &circles, steps, frame, 11.0);
+        let places = place(&labels, &circles, steps, frame, 11.0, self.lower);
         for ((label, found), &i) in labels.iter().zip(places).zip(&wanted) {
             let Some(found) = found else { continue };
             if let Some(leader) = found.leader {

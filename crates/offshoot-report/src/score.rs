@@ -1,5 +1,6 @@
 //! Which scorecards the page speaks of: the family's score, on the split that most of it was measured on.
 
+use offshoot_family::scorecard::{lower_is_better, merit};
 use offshoot_family::{Axis, Catalog, Child, Scorecard, Shape, Split};
 
 use crate::units::{Unit, metric_name};
@@ -14,6 +15,8 @@ pub(crate) struct Score<'a> {
     pub(crate) unit: Unit,
     /// Its name in a sentence.
     pub(crate) name: String,
+    /// Whether less of it is better.
+    pub(crate) lower: bool,
 }
 
 impl<'a> Score<'a> {
@@ -31,6 +34,7 @@ impl<'a> Score<'a> {
             split,
             unit: Unit::of_metric(metric),
             name: metric_name(metric),
+            lower: lower_is_better(metric),
         }
     }
 
@@ -46,11 +50,26 @@ impl<'a> Score<'a> {
         self.card(child).map(|card| card.value)
     }
 
-    /// Name, split and unit, as at an axis: `k-NN accuracy (k = 20) on val, %`.
+    /// `value` as a number of which more is better.
+    pub(crate) fn merit(&self, value: f64) -> f64 {
+        merit(self.metric, value)
+    }
+
+    /// The value with what it is, as in a line of its own: `82.42 %`, `perplexity 12.34`.
+    pub(crate) fn told(&self, value: f64) -> String {
+        if self.unit.suffix().is_empty() {
+            format!("{} {}", self.name, self.unit.with_unit(value))
+        } else {
+            self.unit.with_unit(value)
+        }
+    }
+
+    /// Name, split, unit and direction, as at an axis: `k-NN accuracy (k = 20) on val, %`, `perplexity on val, less is better`.
     pub(crate) fn axis_label(&self) -> String {
+        let direction = if self.lower { ", less is better" } else { "" };
         match self.split {
-            Some(split) => format!("{} on {split}{}", self.name, self.unit.suffix()),
-            None => format!("{}{}", self.name, self.unit.suffix()),
+            Some(split) => format!("{} on {split}{}{direction}", self.name, self.unit.suffix()),
+            None => format!("{}{}{direction}", self.name, self.unit.suffix()),
         }
     }
 }
@@ -70,9 +89,9 @@ pub(crate) fn finite_latency(child: &Child) -> Option<f64> {
 pub(crate) enum Cost {
     /// Parameters.
     Parameters,
-    /// Multiply-adds of one image.
+    /// Multiply-adds of one image or token.
     Macs,
-    /// Milliseconds of one image.
+    /// Milliseconds of one image or token.
     Latency,
 }
 
@@ -107,12 +126,12 @@ impl Cost {
         }
     }
 
-    /// Name and unit at an axis.
-    pub(crate) fn axis_label(self) -> &'static str {
+    /// Name and unit at an axis; costs are those of one `example`, an image or a token.
+    pub(crate) fn axis_label(self, example: &str) -> String {
         match self {
-            Self::Parameters => "parameters",
-            Self::Macs => "multiply-adds of one image",
-            Self::Latency => "latency of one image, ms",
+            Self::Parameters => "parameters".into(),
+            Self::Macs => format!("multiply-adds of one {example}"),
+            Self::Latency => format!("latency of one {example}, ms"),
         }
     }
 
@@ -130,7 +149,10 @@ impl Cost {
 pub(crate) fn front(catalog: &Catalog, score: &Score, cost: Cost) -> Vec<usize> {
     let place = |child: &Child| catalog.children.iter().position(|other| std::ptr::eq(other, child));
     catalog
-        .pareto(|child| cost.of(child), |child| score.value(child))
+        .pareto(
+            |child| cost.of(child),
+            |child| score.value(child).map(|value| score.merit(value)),
+        )
         .into_iter()
         .filter_map(place)
         .collect()

@@ -1,5 +1,7 @@
 //! The table of all children: readable numbers in the cells, exact ones beside them.
 
+use offshoot_family::catalog::DataRef;
+use offshoot_family::scorecard::lower_is_better;
 use offshoot_family::{Catalog, Child, Split};
 use serde::Serialize;
 
@@ -18,6 +20,8 @@ pub(crate) struct Column {
     pub(crate) title: String,
     /// Whether it heads numbers.
     pub(crate) number: bool,
+    /// Whether the least of its numbers is the best.
+    pub(crate) lower: bool,
 }
 
 /// A cell.
@@ -81,7 +85,7 @@ fn measured(value: Option<f64>, unit: Unit) -> Cell {
     match value {
         None => Cell {
             text: "–".into(),
-            title: "not measured".into(),
+            title: "not known".into(),
             number: true,
             ..Cell::default()
         },
@@ -136,7 +140,10 @@ fn measures(catalog: &Catalog, score: &Score) -> (Vec<Measure>, usize) {
     if let Some(latency) = seen.iter().find(|(metric, _)| metric == "latency_ms") {
         kept.push(latency.clone());
     }
-    let extra: Vec<Measure> = seen.into_iter().filter(|measure| !kept.contains(measure)).collect();
+    let mut extra: Vec<Measure> = seen.into_iter().filter(|measure| !kept.contains(measure)).collect();
+    // The score of each domain before the others, and what choices are made on before the rest.
+    let part = format!("{}/", score.metric);
+    extra.sort_by_key(|(metric, split)| (!metric.starts_with(&part), *split != Some(Split::Val)));
     let left_out = extra.len().saturating_sub(MOST_EXTRA);
     kept.extend(extra.into_iter().take(MOST_EXTRA));
     (kept, left_out)
@@ -154,6 +161,7 @@ pub(crate) fn table(
         text: text.into(),
         title: title.into(),
         number,
+        lower: false,
     };
     let named = catalog.children.iter().any(|child| child.name.is_some());
     let (measures, left_out) = measures(catalog, score);
@@ -163,8 +171,20 @@ pub(crate) fn table(
     }
     columns.extend(axes.iter().map(|axis| column(axis, &axis_words(axis), true)));
     columns.push(column("parameters", "", true));
-    columns.push(column("MACs", "multiply-adds of one image at native size", true));
+    let macs = match &catalog.data {
+        DataRef::Images(_) => "multiply-adds of one image at native size",
+        DataRef::Text(_) => "multiply-adds of one token, on average over a full context",
+    };
+    columns.push(column("MACs", macs, true));
     columns.push(column("file", "size of the exported fp32 weights file", true));
+    let alone = catalog
+        .children
+        .iter()
+        .any(|child| child.training_flops_alone.is_some());
+    if alone {
+        let title = "what training would have cost with this child as the only network, on the same tokens";
+        columns.push(column("alone", title, true));
+    }
     for (metric, split) in &measures {
         let unit = Unit::of_metric(metric).suffix();
         let short = if metric == "latency_ms" { "latency" } else { metric };
@@ -177,6 +197,7 @@ pub(crate) fn table(
             text: format!("{short}{on}{unit}"),
             title,
             number: true,
+            lower: lower_is_better(metric),
         });
     }
     columns.push(column(
@@ -202,6 +223,9 @@ pub(crate) fn table(
         cells.push(whole(child.parameters, Unit::Count, "parameters"));
         cells.push(whole(child.macs, Unit::Count, "multiply-adds"));
         cells.push(whole(child.bytes, Unit::Bytes, "bytes"));
+        if alone {
+            cells.push(measured(child.training_flops_alone, Unit::Flops));
+        }
         for measure in &measures {
             cells.push(measured(value_of(child, measure), Unit::of_metric(&measure.0)));
         }

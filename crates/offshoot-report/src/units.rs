@@ -1,14 +1,22 @@
 //! Numbers as people read them, and the exact numbers to stand beside them.
 
+pub(crate) use offshoot_family::quantity::grouped;
+use offshoot_family::quantity::proportion;
+use offshoot_family::scorecard::is_perplexity;
+
 /// How the values of a quantity are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     /// A share in 0..1, written in percent.
     Share,
+    /// A perplexity: four digits, thousands set apart.
+    Perplexity,
     /// A count, with an SI prefix.
     Count,
     /// Bytes, with an SI prefix.
     Bytes,
+    /// Floating-point operations, with an SI prefix.
+    Flops,
     /// Milliseconds.
     Milliseconds,
     /// Anything else.
@@ -20,6 +28,8 @@ impl Unit {
     pub(crate) fn of_metric(metric: &str) -> Self {
         if metric.starts_with("knn@") || metric.starts_with("agreement@") || metric.starts_with("linear") {
             Self::Share
+        } else if is_perplexity(metric) {
+            Self::Perplexity
         } else if metric.ends_with("_ms") {
             Self::Milliseconds
         } else {
@@ -32,15 +42,9 @@ impl Unit {
         match self {
             Self::Share => format!("{} %", self.bare(value)),
             Self::Milliseconds => format!("{} ms", self.bare(value)),
-            Self::Bytes => {
-                let text = si(value, 3, true);
-                if text.ends_with(char::is_alphabetic) {
-                    format!("{text}B")
-                } else {
-                    format!("{text} B")
-                }
-            }
-            Self::Count | Self::Plain => self.bare(value),
+            Self::Bytes => prefixed(value, "B"),
+            Self::Flops => prefixed(value, "FLOP"),
+            Self::Count | Self::Perplexity | Self::Plain => self.bare(value),
         }
     }
 
@@ -49,7 +53,8 @@ impl Unit {
         match self {
             Self::Share => format!("{:.2}", value * 100.0),
             Self::Count => si(value, 3, true),
-            Self::Bytes => self.with_unit(value),
+            Self::Bytes | Self::Flops => self.with_unit(value),
+            Self::Perplexity => proportion(value, 4),
             Self::Milliseconds => padded_to(value, 3),
             Self::Plain => significant(value, 4),
         }
@@ -59,8 +64,9 @@ impl Unit {
     pub(crate) fn tick(self, value: f64) -> String {
         match self {
             Self::Share => shortest(value * 100.0),
-            Self::Count | Self::Bytes => si(value, 4, false),
-            Self::Milliseconds | Self::Plain => shortest(value),
+            Self::Count | Self::Bytes | Self::Flops => si(value, 4, false),
+            Self::Perplexity if (1000.0..1e7).contains(&value) => grouped(value.round() as u64),
+            Self::Perplexity | Self::Milliseconds | Self::Plain => shortest(value),
         }
     }
 
@@ -69,14 +75,24 @@ impl Unit {
         match self {
             Self::Share => ", %",
             Self::Milliseconds => ", ms",
-            Self::Count | Self::Bytes | Self::Plain => "",
+            Self::Count | Self::Perplexity | Self::Bytes | Self::Flops | Self::Plain => "",
         }
+    }
+}
+
+/// A number with an SI prefix of its `unit`: `86.7 MB`, `12 B`.
+fn prefixed(value: f64, unit: &str) -> String {
+    let text = si(value, 3, true);
+    if text.ends_with(char::is_alphabetic) {
+        format!("{text}{unit}")
+    } else {
+        format!("{text} {unit}")
     }
 }
 
 /// A count with an SI prefix and `digits` significant digits: `21.7 M`; trailing zeros only where it is `padded`.
 fn si(value: f64, digits: usize, padded: bool) -> String {
-    let prefixes = ["", "k", "M", "G", "T", "P", "E"];
+    let prefixes = ["", "k", "M", "G", "T", "P", "E", "Z", "Y"];
     let mut power = 0;
     let mut scaled = value;
     // 999.6 k would be written 1000 k; it is 1 M.
@@ -138,19 +154,6 @@ fn trimmed(text: &str) -> &str {
     }
 }
 
-/// A whole number with its thousands set apart: `303,301,632`.
-pub(crate) fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 /// A count and its noun: `1 child`, `4 children`.
 pub(crate) fn counted(n: usize, one: &str, many: &str) -> String {
     format!("{} {}", grouped(n as u64), if n == 1 { one } else { many })
@@ -158,6 +161,18 @@ pub(crate) fn counted(n: usize, one: &str, many: &str) -> String {
 
 /// What a metric is called in a sentence.
 pub(crate) fn metric_name(metric: &str) -> String {
+    if is_perplexity(metric) {
+        let (kind, domain) = metric.split_once('/').unwrap_or((metric, ""));
+        let name = if kind == "byte_perplexity" {
+            "perplexity per byte"
+        } else {
+            "perplexity"
+        };
+        return match domain {
+            "" => name.into(),
+            domain => format!("{name} of {domain}"),
+        };
+    }
     match metric.split_once('@') {
         Some(("knn", k)) => format!("k-NN accuracy (k = {k})"),
         Some(("agreement", k)) => format!("neighbour agreement (k = {k})"),
@@ -190,6 +205,16 @@ mod tests {
         assert_eq!(Unit::Count.with_unit(12.0), "12");
         assert_eq!(Unit::Bytes.with_unit(86_662_656.0), "86.7 MB");
         assert_eq!(Unit::Bytes.with_unit(12.0), "12 B");
+        assert_eq!(Unit::Flops.with_unit(1.5e15), "1.50 PFLOP");
+        assert_eq!(Unit::Flops.with_unit(2.3e21), "2.30 ZFLOP");
+        assert_eq!(Unit::Flops.with_unit(12.0), "12 FLOP");
+        assert_eq!(Unit::Perplexity.with_unit(12.344), "12.34");
+        assert_eq!(Unit::Perplexity.bare(1234.4), "1,234");
+        assert_eq!(Unit::Perplexity.tick(30.0), "30");
+        assert_eq!(Unit::Perplexity.tick(10_000.0), "10,000");
+        assert_eq!(Unit::of_metric("byte_perplexity/pubmed"), Unit::Perplexity);
+        assert_eq!(metric_name("byte_perplexity/pubmed"), "perplexity per byte of pubmed");
+        assert_eq!(metric_name("perplexity"), "perplexity");
         assert_eq!(Unit::Milliseconds.with_unit(12.345), "12.3 ms");
         assert_eq!(Unit::Milliseconds.with_unit(105.0), "105 ms");
         assert_eq!(Unit::Milliseconds.with_unit(0.0), "0 ms");

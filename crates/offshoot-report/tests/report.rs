@@ -2,9 +2,13 @@
 
 mod synthetic;
 
+use offshoot_family::catalog::{DataRef, DomainRef};
 use offshoot_family::{Catalog, Shape, Split};
 use offshoot_report::{CardFacts, OpenedBy, RunFacts, model_card, render};
-use synthetic::{child, empty, facts, latency, line_family, resnet_family, score, space, vit_family};
+use serde_json::{Map, Value};
+use synthetic::{
+    child, empty, facts, language_facts, language_family, latency, line_family, resnet_family, score, space, vit_family,
+};
 
 fn page(catalog: &Catalog, run: &RunFacts) -> String {
     let page = render(catalog, run).unwrap();
@@ -54,7 +58,11 @@ fn check_tags(page: &str) {
 
 #[test]
 fn the_page_asks_the_network_for_nothing() {
-    for (catalog, run) in [(vit_family(), facts()), (resnet_family(), RunFacts::default())] {
+    for (catalog, run) in [
+        (vit_family(), facts()),
+        (resnet_family(), RunFacts::default()),
+        (language_family(), language_facts()),
+    ] {
         let page = page(&catalog, &run).replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
         for reference in [
             "http:", "https:", "src=", "@import", "url(", "<link", "<img", "<iframe", "fetch(", "XMLHttp",
@@ -75,8 +83,10 @@ fn whatever_comes_from_outside_is_escaped() {
     catalog.score = evil("score");
     catalog.parent.path = evil("path");
     catalog.parent.hash = evil("hash");
-    catalog.data.path = evil("data");
-    catalog.data.fingerprint = evil("fingerprint");
+    if let DataRef::Images(images) = &mut catalog.data {
+        images.path = evil("data");
+        images.fingerprint = evil("fingerprint");
+    }
     for axis in &mut catalog.space.as_mut().unwrap().axes {
         axis.name = evil(&axis.name);
     }
@@ -120,16 +130,14 @@ fn whatever_comes_from_outside_is_escaped() {
     }
 }
 
-#[test]
-fn every_scorecard_and_cost_is_in_the_page_exactly() {
-    let catalog = vit_family();
-    let page = page(&catalog, &facts());
+/// Numbers of the catalog that are not in their child's row of the page.
+fn check_rows(catalog: &Catalog, page: &str, most: usize) {
     for child in &catalog.children {
         let start = page
             .find(&format!("<th scope=\"row\" data-v=\"{0}\">{0}</th>", child.id))
             .expect("a row");
         let row = &page[start..start + page[start..].find("</tr>").unwrap()];
-        for card in &child.scorecards {
+        for card in child.scorecards.iter().take(most) {
             assert!(
                 row.contains(&format!("title=\"{}\"", card.value)),
                 "{} {}",
@@ -158,6 +166,22 @@ fn every_scorecard_and_cost_is_in_the_page_exactly() {
             assert_eq!(digits, value.to_string());
         }
     }
+}
+
+#[test]
+fn every_scorecard_and_cost_is_in_the_page_exactly() {
+    let text = language_family();
+    let page_of_text = page(&text, &language_facts());
+    check_rows(&text, &page_of_text, 2);
+    for child in &text.children {
+        let alone = child.training_flops_alone.unwrap();
+        assert!(page_of_text.contains(&format!("title=\"{alone}\"")), "{}", child.id);
+        let of_pubmed = child.score("perplexity/pubmed", Split::Val).unwrap();
+        assert!(page_of_text.contains(&format!("title=\"{of_pubmed}\"")), "{}", child.id);
+    }
+    let catalog = vit_family();
+    let page = page(&catalog, &facts());
+    check_rows(&catalog, &page, usize::MAX);
     for text in [
         "50,000",
         "b3:5f1c0de2a97d44e0b3c6",
@@ -172,9 +196,13 @@ fn every_scorecard_and_cost_is_in_the_page_exactly() {
 
 #[test]
 fn the_front_is_the_catalogs() {
-    let catalog = vit_family();
-    let page = page(&catalog, &facts());
-    let score = |child: &offshoot_family::Child| child.score("knn@20", Split::Val);
+    check_fronts(&vit_family(), &facts());
+    check_fronts(&language_family(), &language_facts());
+}
+
+fn check_fronts(catalog: &Catalog, run: &RunFacts) {
+    let page = page(catalog, run);
+    let score = |child: &offshoot_family::Child| child.merit(&catalog.score, Split::Val);
     let fronts = [
         ("parameters", catalog.pareto(|c| Some(c.parameters as f64), score)),
         ("multiply-adds", catalog.pareto(|c| Some(c.macs as f64), score)),
@@ -207,8 +235,13 @@ fn the_same_family_gives_the_same_bytes() {
 
 #[test]
 fn ids_in_the_page_are_unique() {
-    for catalog in [vit_family(), resnet_family(), line_family(5)] {
-        let page = page(&catalog, &facts());
+    for (catalog, run) in [
+        (vit_family(), facts()),
+        (resnet_family(), facts()),
+        (line_family(5), facts()),
+        (language_family(), language_facts()),
+    ] {
+        let page = page(&catalog, &run);
         let mut ids: Vec<&str> = page
             .split(" id=\"")
             .skip(1)
@@ -343,4 +376,261 @@ fn a_card_says_what_opens_its_folder_and_what_the_features_are() {
         "{onnx}"
     );
     assert!(!onnx.contains("timm"), "{onnx}");
+}
+
+/// The part of the page from `start` to `end`.
+fn between<'a>(page: &'a str, start: &str, end: &str) -> &'a str {
+    let from = page.find(start).unwrap_or_else(|| panic!("{start} is not in the page"));
+    &page[from..from + page[from..].find(end).expect("it ends")]
+}
+
+#[test]
+fn of_perplexities_the_least_is_the_best_everywhere() {
+    let catalog = language_family();
+    let page = page(&catalog, &language_facts());
+    let merit = |child: &offshoot_family::Child| child.merit("perplexity", Split::Val).unwrap();
+    let best = catalog
+        .children
+        .iter()
+        .max_by(|a, b| merit(a).total_cmp(&merit(b)))
+        .unwrap();
+    let worst = catalog
+        .children
+        .iter()
+        .min_by(|a, b| merit(a).total_cmp(&merit(b)))
+        .unwrap();
+    assert_eq!((best.id.as_str(), worst.id.as_str()), ("256x6", "128x3"));
+    assert!(page.contains("best: 256x6"));
+    // The darkest cell is the best child, and the front is the lower edge of the cloud: it falls from left to right.
+    let map = between(&page, "aria-labelledby=\"map-0-wide-t", "</svg>");
+    let shade_of = |id: &str| {
+        let end = map.find(&format!("<title>{id} ·")).expect("a cell");
+        let start = map[..end].rfind("class=\"cell q").expect("its class");
+        map[start..end]
+            .trim_start_matches("class=\"cell q")
+            .split('"')
+            .next()
+            .unwrap()
+            .parse::<usize>()
+            .unwrap()
+    };
+    assert_eq!((shade_of("256x6"), shade_of("128x3")), (15, 0));
+    let legend = between(&page, "aria-labelledby=\"map-legend-t", "</svg>");
+    let ends: Vec<f64> = legend
+        .split("<text")
+        .skip(1)
+        .map(|text| {
+            text[text.find('>').unwrap() + 1..text.find('<').unwrap()]
+                .parse()
+                .unwrap()
+        })
+        .collect();
+    assert!(ends[0] > ends[1], "{ends:?}");
+    let chart = between(&page, "aria-labelledby=\"parameters-wide-t", "</svg>");
+    assert!(chart.contains("perplexity on val, less is better"));
+    let points = between(chart, "class=\"front\" points=\"", "\" ");
+    let heights: Vec<f64> = points
+        .trim_start_matches("class=\"front\" points=\"")
+        .split(' ')
+        .map(|p| p.split(',').nth(1).unwrap().parse().unwrap())
+        .collect();
+    assert!(
+        heights.is_sorted() && heights[0] < heights[heights.len() - 1],
+        "{heights:?}"
+    );
+    // The first click on a column of perplexities puts the least on top, on one of parameters the most.
+    for column in [
+        "perplexity val",
+        "perplexity/pubmed val",
+        "byte_perplexity val",
+        "latency, ms",
+    ] {
+        let head = between(&page, "<thead><tr>", "</tr>");
+        let cell = head
+            .split("<th ")
+            .find(|cell| cell.ends_with(&format!(">{column}</th>")))
+            .unwrap_or_else(|| panic!("{column}: {head}"));
+        assert!(cell.contains("data-best=\"least\""), "{column}");
+    }
+    for (column, least) in [("parameters", false), ("knn@20 val, %", false)] {
+        let head = synthetic_head(&vit_family());
+        let cell = head
+            .split("<th ")
+            .find(|cell| cell.ends_with(&format!(">{column}</th>")))
+            .unwrap();
+        assert_eq!(cell.contains("data-best"), least, "{column}");
+    }
+}
+
+fn synthetic_head(catalog: &Catalog) -> String {
+    between(&page(catalog, &facts()), "<thead><tr>", "</tr>").to_owned()
+}
+
+#[test]
+fn costs_are_those_of_one_token_and_perplexities_no_shares() {
+    let mut catalog = language_family();
+    let of_text = page(&catalog, &language_facts());
+    for text in [
+        "multiply-adds of one token",
+        "latency of one token, ms",
+        "median of one token",
+        "perplexity 14.",
+    ] {
+        assert!(of_text.contains(text), "{text}");
+    }
+    assert!(
+        !of_text.contains(" %") && !of_text.contains("one image"),
+        "an image or a share on a page of text"
+    );
+    let of_images = page(&vit_family(), &facts());
+    assert!(of_images.contains("multiply-adds of one image") && !of_images.contains("one token"));
+    assert!(!of_images.contains("less is better") && of_images.contains("scores as well. The diamond"));
+    // A model that has learnt nothing: as many as there are tokens.
+    for child in &mut catalog.children {
+        for card in &mut child.scorecards {
+            card.value *= 97.0;
+        }
+    }
+    let untrained = page(&catalog, &language_facts());
+    assert!(untrained.contains(">1,358</td>"), "{untrained}");
+}
+
+#[test]
+fn what_training_cost_is_told_where_it_is_known() {
+    let catalog = language_family();
+    let cost = catalog.cost.unwrap();
+    let with = page(&catalog, &language_facts());
+    let chart = between(&with, "aria-labelledby=\"spending-wide-t", "</svg>");
+    // The last probe is at the end of training: all that the run cost.
+    for (id, text) in [("256x6", "step 2,000"), ("192x4", "step 2,000"), ("128x3", "step 100")] {
+        assert!(
+            chart
+                .split("<title>")
+                .any(|tip| tip.starts_with(&format!("{id} · perplexity")) && tip.contains(text)),
+            "{id}"
+        );
+    }
+    assert!(chart.contains("7.80 M tokens · step 2,000"));
+    assert!(with.contains(&format!("title=\"{}\"", cost.flops)) && with.contains("7,800,000 predicted tokens"));
+    assert!(with.contains("Each child trained alone"));
+    assert_eq!(with.matches("Probe: perplexity<").count(), 0, "it is drawn over cost");
+
+    let mut without = catalog.clone();
+    without.cost = None;
+    without
+        .children
+        .iter_mut()
+        .for_each(|child| child.training_flops_alone = None);
+    let without = page(&without, &language_facts());
+    assert!(!without.contains("FLOP") && without.contains("Probe: perplexity<"));
+    // Known costs without probes, and odd ones, make no chart.
+    let bare = page(&catalog, &RunFacts::default());
+    assert!(bare.contains("Each child trained alone") && !bare.contains("spending-wide"));
+    for (tokens, flops) in [(0, 1.0), (5, f64::NAN), (5, f64::INFINITY), (5, 0.0), (5, -1.0)] {
+        let mut odd = catalog.clone();
+        let cost = odd.cost.as_mut().unwrap();
+        (cost.tokens, cost.flops) = (tokens, flops);
+        assert!(!page(&odd, &language_facts()).contains("spending-wide"));
+    }
+}
+
+#[test]
+fn text_that_a_model_wrote_is_shown_short_and_cannot_break_the_page() {
+    let catalog = language_family();
+    let mut run = language_facts();
+    let shown = page(&catalog, &run);
+    assert_eq!(shown.matches("<blockquote").count(), 4);
+    assert!(shown.contains("after step 1800; the bold words were given") && !shown.contains("after step 600"));
+    let sample = |step: Value, prompt: &str, text: &str| {
+        let mut line = Map::new();
+        line.insert("step".into(), step);
+        line.insert("prompt".into(), prompt.into());
+        line.insert("text".into(), text.into());
+        line
+    };
+    let hostile = "</blockquote></main><script>alert(1)</script><!-- ]]> {{ title }} {% if %} \u{0}\u{1b}\u{202e}\u{feff}\" onload='x'";
+    run.samples = vec![
+        sample(1.into(), hostile, &hostile.repeat(2)),
+        sample(2.into(), "", &"a".repeat(100_000)),
+        sample("<script>".into(), "", "the step is no number"),
+        sample((-1).into(), "", "nor is this one"),
+        Map::new(),
+    ];
+    let page = page(&catalog, &run);
+    assert_eq!(
+        (page.matches("<script").count(), page.matches("<blockquote").count()),
+        (1, 2)
+    );
+    assert!(page.contains("&lt;script&gt;alert(1)&lt;") && page.contains("{{ title }} {% if %}"));
+    assert!(!page.contains('\u{0}') && !page.contains('\u{1b}') && !page.contains('\u{202e}'));
+    assert!(!page.contains(&"a".repeat(601)) && !page.contains("no number"));
+}
+
+#[test]
+fn names_of_domains_are_escaped_and_long_ones_kept() {
+    let evil = "x\"><script>alert(1)</script>";
+    let mut catalog = language_family();
+    if let DataRef::Text(text) = &mut catalog.data {
+        text.domains = vec![DomainRef {
+            name: evil.into(),
+            path: evil.into(),
+        }];
+        text.tokenizer = evil.into();
+    }
+    catalog.children[0].record(score(&format!("perplexity/{evil}"), Split::Val, 3.0));
+    let mut run = language_facts();
+    for line in &mut run.metrics {
+        line.insert(format!("perplexity/256x6/{evil}"), 3.0.into());
+        line.insert(format!("loss/{evil}"), 3.0.into());
+    }
+    let page = page(&catalog, &run);
+    assert_eq!(page.matches("<script").count(), 1);
+}
+
+#[test]
+fn a_card_of_a_language_model_says_how_text_comes_out_of_it() {
+    let catalog = language_family();
+    let child = catalog.children.iter().find(|child| child.id == "192x5").unwrap();
+    let python = "from transformers import AutoModelForCausalLM\n";
+    let card = |opened_by| {
+        let facts = CardFacts {
+            task: "text-generation",
+            features: "`logits` are scores of the next token",
+            opened_by,
+        };
+        model_card(&catalog, child, &facts)
+    };
+    let folder = card(OpenedBy::Library {
+        name: "transformers",
+        python,
+    });
+    for part in [
+        "library_name: transformers\npipeline_tag: text-generation\n",
+        "width 192 and depth 5",
+        "| context | 256 tokens |",
+        "| tokenizer | `77aa0de2a97d44e0b3c6` (blake3) |",
+        "multiply-adds of one token",
+        "| perplexity | ",
+        "| val | 1,234 documents |",
+        &format!("```python\n{python}```"),
+        "`logits` are scores of the next token.",
+        "7,800,000 tokens",
+        "pubmed, email, kernel docs",
+    ] {
+        assert!(folder.contains(part), "{part} is not in\n{folder}");
+    }
+    assert!(
+        !folder.contains("self-supervised") && !folder.contains("image") && !folder.contains("`cls`"),
+        "{folder}"
+    );
+    let onnx = card(OpenedBy::Onnx);
+    assert!(
+        onnx.contains("library_name: onnx\n") && onnx.contains("tokenizer.json") && !onnx.contains("pixel"),
+        "{onnx}"
+    );
+    let gguf = card(OpenedBy::Gguf { file: "model.gguf" });
+    assert!(
+        gguf.contains("library_name: gguf\n") && gguf.contains("Llama(\"model.gguf\", n_ctx=256)"),
+        "{gguf}"
+    );
 }

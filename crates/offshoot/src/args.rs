@@ -489,10 +489,10 @@ pub struct Pick {
     /// Most bytes of the exported file, such as 20MB.
     #[arg(long, value_name = "SIZE", help_heading = "Budget")]
     pub bytes: Option<String>,
-    /// Most multiply-adds of one image, such as 1G.
+    /// Most multiply-adds of one image or token, such as 1G.
     #[arg(long, value_name = "COUNT", help_heading = "Budget")]
     pub macs: Option<String>,
-    /// Most milliseconds for one image on this machine; children without a measurement are measured first.
+    /// Most milliseconds for one image or token on this machine; children without a measurement are measured first.
     #[arg(long, value_name = "MS", help_heading = "Budget")]
     pub ms: Option<String>,
     /// Metric to choose by on the val split instead of the recipe's score.

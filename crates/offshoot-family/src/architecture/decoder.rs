@@ -325,7 +325,7 @@ mod tests {
         );
         close(
             eight(RopeScaling::Linear { factor: 4.0 }).frequencies(),
-            [0.25, 0.009_401_507_7, 0.000_353_553_36, 1.329_573_9e-5],
+            [0.25, 0.009_401_508, 0.000_353_553_36, 1.329_573_9e-5],
         );
         let llama3 = RopeScaling::Llama3 {
             factor: 32.0,

@@ -12,6 +12,7 @@ use offshoot_zoo::network::{self, Network, NetworkError};
 use offshoot_zoo::tensor::{Device, kernels};
 use offshoot_zoo::{DecoderNetwork, TensorSpec, Weights};
 
+use super::cost::Predicted;
 use super::recipe::{Draws, LanguageRecipe};
 use super::step::{Child, Objective};
 use crate::elastic::recipe::RecipeProblem;
@@ -93,6 +94,8 @@ pub struct LanguageLearner {
     adam: AdamW,
     /// Steps in a row that were skipped.
     skipped: u64,
+    /// What was predicted in all steps; none after a checkpoint that did not count it.
+    predicted: Option<Predicted>,
     /// Whether it starts from weights that the recipe alone does not give.
     taken_over: bool,
     batches: Batches,
@@ -119,6 +122,7 @@ impl LanguageLearner {
             specs: specs.into_iter().map(|spec| (spec.name.clone(), spec)).collect(),
             adam: AdamW::new(optim.beta1, optim.beta2, optim.epsilon),
             skipped: 0,
+            predicted: Some(Predicted::default()),
             taken_over: false,
             val: spread(
                 batches.windows().corpus(),
@@ -149,6 +153,11 @@ impl LanguageLearner {
     /// The intact network.
     pub fn network(&self) -> &DecoderNetwork {
         &self.network
+    }
+
+    /// What was predicted in all steps that are done, if it was counted from the first on.
+    pub fn predicted(&self) -> Option<Predicted> {
+        self.predicted
     }
 
     /// Its weights.
@@ -304,6 +313,10 @@ impl Learner for LanguageLearner {
                 last: step,
             });
         }
+        if let Some(counted) = &mut self.predicted {
+            tokens.iter().for_each(|window| counted.add(window.len() - 1));
+            values.push(("tokens_seen".into(), counted.tokens as f64));
+        }
         values.extend([
             ("learning_rate".into(), self.recipe.learning_rate(step)),
             ("tokens".into(), predicted as f64),
@@ -388,6 +401,10 @@ impl Learner for LanguageLearner {
         state.put("student", &self.weights);
         self.adam.put(&mut state);
         state.counts.insert("skipped".into(), self.skipped);
+        if let Some(Predicted { tokens, pairs }) = self.predicted {
+            state.counts.insert("tokens".into(), tokens);
+            state.counts.insert("token_pairs".into(), pairs);
+        }
         state
     }
 
@@ -401,6 +418,10 @@ impl Learner for LanguageLearner {
         let elements = |name: &str| self.specs.get(name).map(TensorSpec::elements);
         self.adam.take(&state, elements).map_err(LanguageError::State)?;
         self.skipped = state.counts.get("skipped").copied().unwrap_or(0);
+        let count = |name: &str| state.counts.get(name).copied();
+        self.predicted = count("tokens")
+            .zip(count("token_pairs"))
+            .map(|(tokens, pairs)| Predicted { tokens, pairs });
         Ok(())
     }
 }

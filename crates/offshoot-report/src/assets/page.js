@@ -21,13 +21,13 @@
     form.addEventListener("submit", function (event) { event.preventDefault(); });
     filter();
     Array.prototype.forEach.call(heads, function (head, column) {
-      var button = document.createElement("button"), number = head.classList.contains("n");
+      var button = document.createElement("button"), number = head.classList.contains("n"), first = number && head.dataset.best !== "least";
       button.type = "button";
       button.textContent = head.textContent;
       head.textContent = "";
       head.appendChild(button);
       button.addEventListener("click", function () {
-        var down = head.getAttribute("aria-sort") === (number ? "descending" : "ascending") ? !number : number;
+        var down = head.getAttribute("aria-sort") === (first ? "descending" : "ascending") ? !first : first;
         Array.prototype.forEach.call(heads, function (other) { other.removeAttribute("aria-sort"); });
         head.setAttribute("aria-sort", down ? "descending" : "ascending");
         rows.slice().sort(function (a, b) {

@@ -1,9 +1,14 @@
-//! Families made up for tests and for looking at the page: the k-NN table of POA's ViT-L/16, invented latency and curves.
+//! Families made up for tests and for looking at the page: the k-NN table of POA's ViT-L/16, invented latency and curves; and a family
+//! of language models whose perplexities follow a power law.
 
 #![allow(dead_code, reason = "each program that includes this file uses its own part of it")]
 
-use offshoot_family::catalog::{ChildSource, DataRef, ParentRef, Preprocessing};
-use offshoot_family::{Architecture, Axis, Catalog, Child, Scorecard, Shape, Space, Split, Vit};
+use offshoot_family::catalog::{
+    ChildSource, DataRef, DomainRef, ImagesRef, ParentRef, Preprocessing, TextRef, TrainingCost,
+};
+use offshoot_family::{
+    Architecture, Axis, Catalog, Child, Decoder, DecoderKind, RopeScaling, Scorecard, Shape, Space, Split, Vit,
+};
 use offshoot_report::RunFacts;
 use serde_json::{Map, Value, json};
 
@@ -92,6 +97,7 @@ pub(crate) fn child(shape: Shape, parameters: u64, macs: u64) -> Child {
         parameters,
         macs,
         bytes: 4 * parameters + 4096,
+        training_flops_alone: None,
         scorecards: Vec::new(),
     }
 }
@@ -99,7 +105,7 @@ pub(crate) fn child(shape: Shape, parameters: u64, macs: u64) -> Child {
 /// A family of `space` with no children yet.
 pub(crate) fn empty(space: Option<Space>) -> Catalog {
     Catalog {
-        format: 1,
+        format: 2,
         version: "0.1.0".into(),
         method: "elastic".into(),
         seed: 7,
@@ -121,7 +127,7 @@ pub(crate) fn empty(space: Option<Space>) -> Catalog {
             }),
         },
         space,
-        data: DataRef {
+        data: DataRef::Images(ImagesRef {
             path: "/data/imagenet-1k".into(),
             test_path: None,
             labels: true,
@@ -136,8 +142,9 @@ pub(crate) fn empty(space: Option<Space>) -> Catalog {
                 mean: vec![0.485, 0.456, 0.406],
                 std: vec![0.229, 0.224, 0.225],
             },
-        },
+        }),
         score: "knn@20".into(),
+        cost: None,
         children: Vec::new(),
     }
 }
@@ -258,6 +265,7 @@ pub(crate) fn facts() -> RunFacts {
     RunFacts {
         title: "ViT-L/16 on ImageNet-1k".into(),
         metrics: metrics(276_800, 100),
+        samples: Vec::new(),
         recipe_toml: "seed = 7\n\n[parent]\nname = \"vit-l16\"\n\n[train]\nepochs = 346\nbatch = 1600\nlr = 0.005\n"
             .into(),
         notes: vec![
@@ -267,5 +275,153 @@ pub(crate) fn facts() -> RunFacts {
             note("Hours", "86.2"),
         ],
         picked: Some(("640x18".into(), "the best child of at most 100 M parameters".into())),
+    }
+}
+
+/// Domains of the made-up text.
+pub(crate) const DOMAINS: [&str; 3] = ["pubmed", "email", "kernel docs"];
+/// Steps of the made-up training of language models, and predicted tokens of each.
+const LANGUAGE: (u32, u64) = (2000, 3900);
+
+/// A perplexity after a share of the training, of a model of so many parameters.
+fn perplexity(parameters: u64, done: f64) -> f64 {
+    let best = 14.0 * (5_868_800.0 / parameters as f64).powf(0.22);
+    best * (1.0 + 280.0 * (-40.0 * done).exp() + 0.9 * (-4.0 * done).exp() - 0.9 * (-4.0_f64).exp())
+}
+
+/// Twelve decoders, all scored on val by perplexity per token and per byte and on three domains, one on test, half of them timed.
+pub(crate) fn language_family() -> Catalog {
+    let axes = [("width", vec![128, 192, 256]), ("depth", vec![3, 4, 5, 6])];
+    let mut catalog = empty(Some(space(&axes)));
+    catalog.method = "language".into();
+    catalog.score = "perplexity".into();
+    catalog.parent.architecture = Architecture::Decoder(Decoder {
+        kind: DecoderKind::Llama,
+        width: 256,
+        depth: 6,
+        heads: 4,
+        kv_heads: 4,
+        head_dim: 64,
+        hidden: 704,
+        vocabulary: 4096,
+        context: 256,
+        norm_eps: 1e-5,
+        tied: true,
+        rope_theta: 1e4,
+        rope_scaling: RopeScaling::None,
+    });
+    catalog.data = DataRef::Text(TextRef {
+        corpus: "corpus".into(),
+        domains: DOMAINS
+            .iter()
+            .map(|name| DomainRef {
+                name: (*name).into(),
+                path: format!("/data/{name}.jsonl"),
+            })
+            .collect(),
+        fingerprint: "b3:5f1c0de2a97d44e0b3c6".into(),
+        tokenizer: "77aa0de2a97d44e0b3c6".into(),
+        split_seed: 7,
+        val: 0.05,
+        test: 0.05,
+        context: 256,
+    });
+    let tokens = u64::from(LANGUAGE.0) * LANGUAGE.1;
+    let shapes: Vec<Shape> = catalog.space.iter().flat_map(Space::iter).collect();
+    let mut flops = 0.0;
+    for (index, shape) in shapes.into_iter().enumerate() {
+        let size = |name| shape.get(name).unwrap_or(1) as u64;
+        let (width, depth) = (size("width"), size("depth"));
+        let block = 4 * width * width + 3 * width * (width * 11 / 4);
+        let parameters = depth * (block + 2 * width) + 4096 * width + width;
+        let macs = depth * (block + 256 * width) + 4096 * width;
+        let mut child = child(shape, parameters, macs);
+        let alone = 6.0 * macs as f64 * tokens as f64;
+        child.training_flops_alone = Some(alone);
+        flops += alone * if index == 11 || index == 0 { 1.0 } else { 0.1 };
+        let value = perplexity(parameters, 1.0) * (1.0 + ((index * 31) % 7) as f64 * 0.01);
+        let mut record = |metric: &str, split, value| {
+            child.record(Scorecard {
+                examples: 1234,
+                details: object(json!({"context": 256, "stride": 255, "tokens": 812_345, "domains": DOMAINS})),
+                ..score(metric, split, value)
+            });
+        };
+        record("perplexity", Split::Val, value);
+        record("byte_perplexity", Split::Val, value.powf(0.27));
+        for (name, factor) in DOMAINS.iter().zip([0.8, 1.1, 1.0 / 0.88]) {
+            record(&format!("perplexity/{name}"), Split::Val, value * factor);
+            record(
+                &format!("byte_perplexity/{name}"),
+                Split::Val,
+                (value * factor).powf(0.27),
+            );
+        }
+        if (width, depth) == (192, 5) {
+            record("perplexity", Split::Test, value * 1.02);
+        }
+        if index % 2 == 0 || index == 11 {
+            child.record(latency(macs as f64 / 4.0e6 + 0.05 * depth as f64));
+        }
+        catalog.children.push(child);
+    }
+    catalog.cost = Some(TrainingCost {
+        steps: u64::from(LANGUAGE.0),
+        tokens,
+        flops,
+    });
+    catalog
+}
+
+/// Metrics of the training of [`language_family`]: every tenth step, and a probe every hundred.
+pub(crate) fn language_metrics() -> Vec<Map<String, Value>> {
+    let (catalog, (steps, tokens)) = (language_family(), LANGUAGE);
+    let mut lines = Vec::new();
+    for step in (10..=steps).step_by(10) {
+        let t = f64::from(step) / f64::from(steps);
+        let noise = (f64::from(step) * 12.9898).sin() * 0.08;
+        let mut line = object(json!({
+            "step": step,
+            "loss": perplexity(5_868_800, t).ln() + noise,
+            "loss/128x3": perplexity(1_127_296, t).ln() + noise,
+            "gradient_norm": 0.8 + 3.0 * (-30.0 * t).exp() + noise,
+            "tokens_seen": u64::from(step) * tokens,
+            "learning_rate": 1e-4 + 4.5e-4 * (1.0 + (std::f64::consts::PI * t).cos()),
+            "tokens": tokens,
+            "skipped": 0.0,
+        }));
+        let drawn = &catalog.children[1 + (step as usize / 10 * 7) % 10].id;
+        line.insert(format!("loss/{drawn}"), (perplexity(2_600_000, t).ln() + noise).into());
+        lines.push(line);
+        if step % 100 == 0 {
+            let mut probe = object(json!({ "step": step }));
+            for (id, parameters) in [("128x3", 1_127_296), ("192x4", 2_594_496), ("256x6", 5_868_800)] {
+                probe.insert(format!("perplexity/{id}"), perplexity(parameters, t).into());
+            }
+            for (name, factor) in DOMAINS.iter().zip([0.8, 1.1, 1.0 / 0.88]) {
+                probe.insert(
+                    format!("perplexity/256x6/{name}"),
+                    (perplexity(5_868_800, t) * factor).into(),
+                );
+            }
+            lines.push(probe);
+        }
+    }
+    lines
+}
+
+/// Facts of a finished run of language models.
+pub(crate) fn language_facts() -> RunFacts {
+    let samples = (1..=6).map(|i| {
+        let text = "the patients were treated with the same dose of the drug, and no difference was seen ".repeat(i);
+        object(json!({"step": 300 * i, "prompt": "The ", "text": text}))
+    });
+    RunFacts {
+        title: "Small decoders on three domains".into(),
+        metrics: language_metrics(),
+        samples: samples.collect(),
+        recipe_toml: "method = \"language\"\nseed = 7\n".into(),
+        notes: vec![("Training time".into(), "1.4 h (2000 steps of 2.52 s)".into())],
+        picked: Some(("192x5".into(), "the best child of at most 4 M parameters".into())),
     }
 }

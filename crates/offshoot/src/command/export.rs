@@ -203,7 +203,7 @@ fn write_card(folder: &Path, catalog: &Catalog, child: &Child, view: &View, form
                 python: &python,
             },
             Format::Onnx => OpenedBy::Onnx,
-            Format::Gguf => OpenedBy::Gguf,
+            Format::Gguf => OpenedBy::Gguf { file: gguf::MODEL },
         },
     };
     let card = offshoot_report::model_card(catalog, child, &facts);

@@ -2,6 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, TableStyle};
 use offshoot_family::catalog::DataRef;
+use offshoot_family::scorecard::written;
 use offshoot_family::{Catalog, Child, Split};
 use serde_json::{Map, Value, json};
 
@@ -44,13 +45,11 @@ pub fn run(args: &Family) -> Result<(), Failure> {
         .count();
     if unscored > 0 {
         let verb = catalog.score.split('@').next().unwrap_or_default();
-        let how = if !catalog.data.is_given() {
-            match catalog.data {
-                DataRef::Images(_) => "it was imported without data; import it with --data PATH to score it".into(),
-                DataRef::Text(_) => format!("offshoot eval {verb} {} --data NAME=PATH", args.run.display()),
-            }
-        } else {
-            format!("offshoot eval {verb} {}", args.run.display())
+        let command = format!("offshoot eval {verb} {}", args.run.display());
+        let how = match &catalog.data {
+            data if data.is_given() => command,
+            DataRef::Images(_) => "it was imported without data; import it with --data PATH to score it".into(),
+            DataRef::Text(_) => format!("it was imported without text: {command} --data NAME=PATH"),
         };
         say(&format!("not measured by {} yet: {unscored}; {how}", catalog.score))?;
     }
@@ -198,7 +197,7 @@ fn cell(column: &str, value: &Value) -> String {
         ("bytes", value) => short(value.as_f64().unwrap_or(0.0), "B"),
         ("latency_ms", value) => format!("{:.2}", value.as_f64().unwrap_or(0.0)),
         (_, Value::String(text)) => text.clone(),
-        (column, value) if column.contains('/') => format!("{:.4}", value.as_f64().unwrap_or(0.0)),
+        (column, value) if column.contains('/') => written(column, value.as_f64().unwrap_or(0.0)),
         (_, value) => value.to_string(),
     }
 }

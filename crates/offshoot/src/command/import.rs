@@ -67,6 +67,7 @@ pub fn run(args: &Import) -> Result<(), Failure> {
         alpha: true,
         data,
         seed: args.seed,
+        cost: None,
     };
     let catalog = family::enter(run.path(), made)?;
     let (run, score) = (

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use offshoot_family::budget;
 use offshoot_family::quantity::{parse_bytes, parse_count, parse_milliseconds};
+use offshoot_family::scorecard::written;
 use offshoot_family::{Budget, Catalog, Child, Split};
 use serde_json::json;
 
@@ -37,7 +38,7 @@ pub fn run(args: &Pick) -> Result<(), Failure> {
         catalog = Catalog::open(&args.run)?;
     }
     let chosen = choose(&catalog, &budget, &metric, &args.run)?;
-    // The number that is printed: measured on images that no choice was made on.
+    // The number that is printed: measured on examples that no choice was made on.
     let measure = Measure::of_metric(&metric).ok_or_else(|| unknown(&metric))?;
     measure_children(
         &args.run,
@@ -145,22 +146,20 @@ fn print(args: &Pick, catalog: &Catalog, child: &Child, metric: &str, pick: &bud
         "{}{name}: {p} parameters, {m} multiply-adds, {b}{latency}",
         child.id
     ))?;
-    let examples = if catalog.data.text().is_some() {
-        "documents"
-    } else {
-        "images"
-    };
+    let examples = catalog.data.examples();
     if let Some(card) = score(Split::Test) {
         say(&format!(
-            "{metric} {:.4} on {} test {examples}, measured after the choice",
-            card.value, card.examples
+            "{metric} {} on {} test {examples}, measured after the choice",
+            written(metric, card.value),
+            card.examples
         ))?;
     }
     if let Some(card) = score(Split::Val) {
         let within = pick.runners_up().count() + 1;
         say(&format!(
-            "chosen by {:.4} on {} val {examples}, the best of {within} within the budget",
-            card.value, card.examples
+            "chosen by {} on {} val {examples}, the best of {within} within the budget",
+            written(metric, card.value),
+            card.examples
         ))?;
     }
     if args.show > 0 && !pick.losers.is_empty() {

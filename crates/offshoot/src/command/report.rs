@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use offshoot_family::files::write_atomic;
+use offshoot_family::scorecard::written;
 use offshoot_family::{Catalog, Child, Split};
 use offshoot_methods::train::metrics;
 use offshoot_report::RunFacts;
@@ -28,7 +29,10 @@ fn picked(catalog: &Catalog) -> Option<(String, String)> {
     let (name, value) = (&catalog.score, score(child)?);
     Some((
         child.id.clone(),
-        format!("chosen on val; {name} on test, measured after the choice: {value:.4}"),
+        format!(
+            "chosen on val; {name} on test, measured after the choice: {}",
+            written(name, value)
+        ),
     ))
 }
 
@@ -36,6 +40,7 @@ fn picked(catalog: &Catalog) -> Option<(String, String)> {
 fn write(run: &Path, out: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let catalog = Catalog::open(run)?;
     let log = run.join("metrics.jsonl");
+    let samples = run.join("samples.jsonl");
     let recipe = run.join("recipe.toml");
     let notes = hours(run).map(|hours| ("Training time".to_owned(), hours));
     let facts = RunFacts {
@@ -44,6 +49,12 @@ fn write(run: &Path, out: Option<PathBuf>) -> Result<PathBuf, Failure> {
             .map_or_else(|| "A family".into(), |name| name.to_string_lossy().into_owned()),
         metrics: if log.is_file() {
             metrics::read(&log)?
+        } else {
+            Vec::new()
+        },
+        // Lines with a step, too, of which the last may be half written.
+        samples: if samples.is_file() {
+            metrics::read(&samples)?
         } else {
             Vec::new()
         },

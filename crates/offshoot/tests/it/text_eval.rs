@@ -344,6 +344,7 @@ fn run(bench: &Workbench) -> PathBuf {
         alpha: true,
         data: DataRef::Text(text),
         seed: 4,
+        cost: None,
     };
     family::write(&folder, &network, &weights(&network), &preparation(false), made).unwrap();
     folder

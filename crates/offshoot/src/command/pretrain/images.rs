@@ -193,6 +193,7 @@ fn write(
         alpha: recipe.space.alpha,
         data: DataRef::Images(data),
         seed: recipe.seed,
+        cost: None,
     };
     Ok(family::write(
         run.path(),

@@ -430,6 +430,10 @@ fn write(
         alpha: recipe.space.alpha,
         data: DataRef::Text(data),
         seed: recipe.seed,
+        cost: learner
+            .predicted()
+            .map(|predicted| cost::of_run(recipe, recipe.train.steps, predicted))
+            .transpose()?,
     };
     Ok(family::write(
         run.path(),
