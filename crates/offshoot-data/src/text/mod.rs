@@ -11,7 +11,6 @@ mod minhash;
 mod source;
 mod tokenizer;
 mod training;
-mod unigram;
 mod windows;
 
 pub use build::{CorpusOptions, Domain, build};

@@ -8,7 +8,7 @@ use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::sequence::Sequence;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::models::unigram::Unigram;
+use tokenizers::models::unigram::{Unigram, UnigramTrainer};
 use tokenizers::normalizers::Replace;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
@@ -19,14 +19,15 @@ use tokenizers::{
 use super::block::{Blocks, Limits};
 use super::source::Documents;
 use super::tokenizer::{Tokenizer, guarded};
-use super::unigram;
 use crate::error::DataError;
 use crate::split::unit;
 
 /// The most text that is counted, in bytes: the trainers count pairs in 31 bits.
 pub const MAX_SAMPLE_BYTES: u64 = 1 << 30;
-/// The most bytes of distinct words that are trained on; the most frequent ones stay.
-const MAX_WORD_BYTES: usize = 128 << 20;
+/// The most bytes of distinct words that BPE is trained on; the most frequent ones stay.
+const MAX_BPE_BYTES: usize = 128 << 20;
+/// The same for unigram, whose candidates are in a suffix array of the words, of about 25 bytes a byte.
+const MAX_UNIGRAM_BYTES: usize = 16 << 20;
 /// Longer words are cut, in bytes: a trainer's time is quadratic in the longest one.
 const MAX_WORD: usize = 256;
 /// Documents are counted in pieces of about this many bytes.
@@ -37,6 +38,9 @@ const COVERAGE: f64 = 0.9995;
 const UNMATCHED: f64 = -1000.0;
 /// What a space is in a unigram vocabulary.
 const SPACE: char = '\u{2581}';
+/// By how much more likely the unigram trainer makes each further character that its model lost.
+const STEP_OF_LOST: f64 = 0.0001;
+
 /// Which kind of model is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
@@ -129,7 +133,8 @@ impl Tokenizer {
     /// Trains a tokenizer on the documents of all paths. `progress` hears of the bytes of files read, and of all.
     ///
     /// Text is read twice: to measure it, and to count its words, in blocks and in parallel. What is kept in memory is
-    /// the distinct words. Words of more than 256 bytes are cut, and the most frequent 128 MiB of words count.
+    /// the distinct words. Words of more than 256 bytes are cut, and the most frequent 128 MiB of words count, of a
+    /// unigram tokenizer 16 MiB.
     ///
     /// # Errors
     /// Where text cannot be read, there is none, or it cannot give a tokenizer of the size asked for.
@@ -186,10 +191,9 @@ impl Tokenizer {
             }
             done += source.total_bytes();
         }
-        let words = frequent(counts);
         let inner = match training.algorithm {
-            Algorithm::Bpe => train_bpe(words, training)?,
-            Algorithm::Unigram => train_unigram(words, training)?,
+            Algorithm::Bpe => train_bpe(frequent(counts, MAX_BPE_BYTES), training)?,
+            Algorithm::Unigram => train_unigram(frequent(counts, MAX_UNIGRAM_BYTES), training)?,
         };
         let content = guarded(|| inner.to_string(true))?;
         Self::from_bytes(content.into_bytes(), "the trained tokenizer")
@@ -257,14 +261,14 @@ fn count(texts: &[&str], splitter: &PreTokenizerWrapper, counts: &mut HashMap<St
     Ok(())
 }
 
-/// The most frequent words, in the order of their letters.
-fn frequent(counts: HashMap<String, u64>) -> Vec<(String, u64)> {
+/// The most frequent words, up to `most` bytes of them, in the order of their letters.
+fn frequent(counts: HashMap<String, u64>, most: usize) -> Vec<(String, u64)> {
     let mut words: Vec<(String, u64)> = counts.into_iter().collect();
     words.sort_unstable_by(|(a, m), (b, n)| n.cmp(m).then_with(|| a.cmp(b)));
     let mut bytes = 0;
     let kept = words.iter().take_while(|(word, _)| {
         bytes += word.len();
-        bytes <= MAX_WORD_BYTES
+        bytes <= most
     });
     let kept = kept.count();
     words.truncate(kept);
@@ -332,7 +336,7 @@ fn train_unigram(words: Vec<(String, u64)>, training: &Training) -> Result<token
     });
     let fixed = training.special.iter().cloned();
     let fixed: Vec<String> = fixed.chain((0..=255u8).map(|byte| format!("<0x{byte:02X}>"))).collect();
-    let mut pieces = unigram::train(&words, &characters, room);
+    let mut pieces = unigram_pieces(words, characters, room)?;
     pieces.retain(|(piece, _)| !fixed.contains(piece));
     let fixed = fixed.into_iter().map(|name| (name, UNMATCHED));
     let vocabulary: Vec<(String, f64)> = fixed.chain(pieces).collect();
@@ -348,6 +352,53 @@ fn train_unigram(words: Vec<(String, u64)>, training: &Training) -> Result<token
     ])));
     guarded(|| inner.add_special_tokens(special_tokens(training)))?;
     Ok(inner)
+}
+
+/// At most `room` pieces with their log-probabilities, the most likely first; each of `characters` is one of them.
+///
+/// The trainer of the `tokenizers` crate cuts its sums by the number of threads and goes through a hash map, in another order each
+/// time, for the characters that its model lost. So it has one thread here, and its pieces are put into an order.
+fn unigram_pieces(
+    words: Vec<(String, u64)>,
+    characters: BTreeSet<char>,
+    room: usize,
+) -> Result<Vec<(String, f64)>, DataError> {
+    let trainer = UnigramTrainer::builder()
+        .show_progress(false)
+        .vocab_size(u32::try_from(room).expect("a vocabulary was checked to be smaller"))
+        .initial_alphabet(characters.into_iter().collect())
+        .build();
+    let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    let words = words.into_iter().map(|(word, n)| (word, count(n))).collect();
+    let mut model = Unigram::default();
+    guarded(|| {
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+        alone.install(|| trainer?.do_train(words, &mut model))
+    })?;
+    Ok(in_order(model.iter().cloned().collect()))
+}
+
+/// Pieces from the most likely on, the same whatever order the trainer went in.
+///
+/// Where characters were lost, the least likely piece is one of them, and each further one is [`STEP_OF_LOST`] more likely.
+fn in_order(mut pieces: Vec<(String, f64)>) -> Vec<(String, f64)> {
+    let least = pieces.iter().map(|(_, score)| *score).fold(f64::INFINITY, f64::min);
+    let mut lost = Vec::new();
+    let mut more = 0.0;
+    loop {
+        let before = lost.len();
+        let is_next = |(piece, score): &(String, f64)| *score == least + more && piece.chars().nth(1).is_none();
+        lost.extend((0..pieces.len()).filter(|&i| is_next(&pieces[i])));
+        if lost.len() == before {
+            break;
+        }
+        more += STEP_OF_LOST;
+    }
+    for i in lost {
+        pieces[i].1 = least;
+    }
+    pieces.sort_unstable_by(|(a, m), (b, n)| n.total_cmp(m).then_with(|| a.cmp(b)));
+    pieces
 }
 
 /// The characters that get a token: those of ASCII that are printed, so that names of special tokens can be spelled, and
@@ -372,4 +423,31 @@ fn characters(words: &[(String, u64)], room: usize) -> BTreeSet<char> {
         kept.insert(character);
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pieces as the trainer gives them: the lost characters in some order, each more likely than the one before.
+    fn pieces(lost: &[char]) -> Vec<(String, f64)> {
+        let mut pieces = vec![("the".to_owned(), -2.0), ("b".to_owned(), -3.0), ("a".to_owned(), -3.0)];
+        let mut more = 0.0;
+        for character in lost {
+            pieces.push((character.to_string(), -9.0 + more));
+            more += STEP_OF_LOST;
+        }
+        pieces
+    }
+
+    #[test]
+    fn the_order_of_a_hash_map_leaves_no_trace() {
+        let expected = ["the", "a", "b", "x", "y", "z"];
+        for lost in [['x', 'y', 'z'], ['z', 'y', 'x'], ['y', 'x', 'z']] {
+            let ordered = in_order(pieces(&lost));
+            assert!(ordered.iter().map(|(piece, _)| piece).eq(expected));
+            assert!(ordered[3..].iter().all(|(_, score)| *score == -9.0));
+        }
+        assert!(in_order(Vec::new()).is_empty());
+    }
 }
