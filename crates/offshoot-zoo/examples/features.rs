@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = device("cpu")?;
     let images = Tensor::<4>::from_data(TensorData::new(input.read("images")?, shape), &device);
     let weights = checkpoint.weights(&device)?;
-    let Features { cls, patches, logits } = checkpoint.network().forward(&weights, images, None, &mut KeepAll);
+    let Features { cls, patches, logits } = checkpoint.backbone()?.forward(&weights, images, None, &mut KeepAll);
     let mut tensors = vec![
         ("cls".to_owned(), cls.dims().to_vec()),
         ("patches".to_owned(), patches.dims().to_vec()),
