@@ -77,7 +77,7 @@ pub fn one_image<'a>(
 }
 
 /// A run for [`latency`]: one token through `network` behind `context - 1` others, whose keys and values were kept, until the scores of
-/// the next one are back on the host. `device` is the one that `weights` are on. It runs once before it is handed out.
+/// the next one are back on the host. It runs once before it is handed out.
 ///
 /// # Errors
 /// If the context is 0 or above the network's, the weights are not the network's, or that first run fails.
@@ -85,7 +85,6 @@ pub fn one_token<'a>(
     network: &'a DecoderNetwork,
     weights: &Weights,
     context: usize,
-    device: &Device,
 ) -> Result<impl FnMut() + 'a, EvalError> {
     let most = network.decoder().context;
     if context == 0 || context > most {
@@ -96,7 +95,7 @@ pub fn one_token<'a>(
     if let Some(reason) = weights.mismatch(&network.specs()) {
         return Err(EvalError::Weights(reason));
     }
-    let mut generator = Generator::new(network, weights, context, device).map_err(failed)?;
+    let mut generator = Generator::new(network, weights, context).map_err(failed)?;
     generator.read(&vec![0; context - 1]).map_err(failed)?;
     let mut once = move || {
         generator.rewind(context - 1);

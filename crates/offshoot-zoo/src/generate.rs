@@ -14,7 +14,7 @@ use crate::checkpoint::{CheckpointError, read_json};
 use crate::decoder::{DecoderNetwork, Tokens};
 use crate::network::Network;
 use crate::tensor::kernels::on_workers;
-use crate::tensor::{Device, Tensor, activation, attention};
+use crate::tensor::{KeyValues, Tensor, cached_attention};
 use crate::weights::Weights;
 
 /// Candidates that top-p sorts first; more are sorted where these do not hold enough.
@@ -276,53 +276,6 @@ fn uniform(seed: u64, sample: u64, position: usize) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Keys and values of one block for the tokens that were read.
-struct Cache {
-    /// `[kv_heads, room, head_dim]`. Taken out while it is written to, so that nothing else holds it and it is not copied.
-    keys: Option<Tensor<3>>,
-    values: Option<Tensor<3>>,
-}
-
-impl Cache {
-    fn new(network: &DecoderNetwork, room: usize, device: &Device) -> Self {
-        let d = network.decoder();
-        let zeros = || Some(Tensor::zeros([d.kv_heads, room, d.head_dim], device));
-        Self {
-            keys: zeros(),
-            values: zeros(),
-        }
-    }
-
-    /// Writes the keys and values of packed rows, `[rows, qkv]`, behind the first `read` tokens.
-    fn write(&mut self, network: &DecoderNetwork, packed: &Tensor<2>, read: usize) {
-        let d = network.decoder();
-        let [rows, _] = packed.dims();
-        let (heads, dim) = (d.kv_heads, d.head_dim);
-        for (slot, cache) in [(d.heads, &mut self.keys), (d.heads + heads, &mut self.values)] {
-            let part = packed.clone().slice([0..rows, slot * dim..(slot + heads) * dim]);
-            let part = part.reshape([rows, heads, dim]).swap_dims(0, 1);
-            let held = cache.take().expect("it is put back below");
-            *cache = Some(held.slice_assign([0..heads, read..read + rows, 0..dim], part));
-        }
-    }
-
-    /// The mixed heads of the one packed row of a token that sees `seen` tokens, itself among them: `[1, heads * head_dim]`.
-    fn mixed(&self, network: &DecoderNetwork, packed: Tensor<2>, seen: usize) -> Tensor<2> {
-        let d = network.decoder();
-        let (groups, dim) = (d.kv_heads, d.head_dim);
-        let each = d.heads / groups;
-        let view = |cache: &Option<Tensor<3>>| {
-            let held = cache.as_ref().expect("it was put back");
-            held.clone().slice([0..groups, 0..seen, 0..dim])
-        };
-        let queries = packed.slice([0..1, 0..d.heads * dim]).reshape([groups, each, dim]);
-        let scale = 1.0 / (dim as f32).sqrt();
-        let scores = queries.mul_scalar(scale).matmul(view(&self.keys).swap_dims(1, 2));
-        let mixed = activation::softmax(scores, 2).matmul(view(&self.values));
-        mixed.reshape([1, d.heads * dim])
-    }
-}
-
 /// What ended a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -340,7 +293,8 @@ pub enum Stop {
 pub struct Generator<'a> {
     network: &'a DecoderNetwork,
     weights: Weights,
-    caches: Vec<Cache>,
+    /// Of each block.
+    caches: Vec<KeyValues>,
     room: usize,
     tokens: Vec<u32>,
     /// Scores of every token as the next one; none before the first was read.
@@ -349,26 +303,20 @@ pub struct Generator<'a> {
 
 impl<'a> Generator<'a> {
     /// A generator with room for `room` tokens of prompt and text together, or for as many as the network can see if that is fewer.
-    /// `device` is the one that `weights` are on. It takes `2 * depth * kv_heads * head_dim * room` numbers of memory.
+    /// It takes `2 * depth * kv_heads * head_dim * room` numbers of memory.
     ///
     /// # Errors
     /// If the weights are not the network's.
-    pub fn new(
-        network: &'a DecoderNetwork,
-        weights: &Weights,
-        room: usize,
-        device: &Device,
-    ) -> Result<Self, GenerateError> {
+    pub fn new(network: &'a DecoderNetwork, weights: &Weights, room: usize) -> Result<Self, GenerateError> {
         if let Some(reason) = weights.mismatch(&network.specs()) {
             return Err(GenerateError::Weights(reason));
         }
         let room = room.clamp(1, network.decoder().context);
-        let device = device.clone().without_autodiff();
         let depth = network.decoder().depth;
         Ok(Self {
             network,
             weights: weights.untracked(),
-            caches: (0..depth).map(|_| Cache::new(network, room, &device)).collect(),
+            caches: vec![KeyValues::with_capacity(room); depth],
             room,
             tokens: Vec::new(),
             scores: Vec::new(),
@@ -387,7 +335,7 @@ impl<'a> Generator<'a> {
         &self.scores
     }
 
-    /// Reads `tokens` behind what was read before: all at once if that is nothing, and otherwise one by one.
+    /// Reads `tokens` behind what was read before, all at once.
     ///
     /// # Errors
     /// If one lies beyond the vocabulary or there is no room for all; then none is read. If the device fails.
@@ -403,20 +351,22 @@ impl<'a> Generator<'a> {
                 context: self.room,
             });
         }
-        let at_once = if self.tokens.is_empty() { tokens.len() } else { 1 };
-        for piece in tokens.chunks(at_once.max(1)) {
-            let (network, weights, caches, read) = (self.network, &self.weights, &mut self.caches, self.tokens.len());
-            let scores = on_workers(|| scores(network, weights, caches, piece, read));
-            let scores = scores.try_into_vec_as::<f32>();
-            self.scores = scores.map_err(|e| GenerateError::Device(e.to_string()))?;
-            self.tokens.extend_from_slice(piece);
+        if tokens.is_empty() {
+            return Ok(());
         }
+        let (network, weights, caches, read) = (self.network, &self.weights, &mut self.caches, self.tokens.len());
+        let scores = on_workers(|| scores(network, weights, caches, tokens, read)).try_into_vec_as::<f32>();
+        self.scores = scores.map_err(|e| GenerateError::Device(e.to_string()))?;
+        self.tokens.extend_from_slice(tokens);
         Ok(())
     }
 
     /// Forgets all but the first `tokens` tokens.
     pub fn rewind(&mut self, tokens: usize) {
         self.tokens.truncate(tokens);
+        for cache in &mut self.caches {
+            cache.truncate(self.tokens.len());
+        }
         self.scores.clear();
     }
 
@@ -458,18 +408,19 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// Scores of every token behind `tokens`, which follow on `read` others: `[1, vocabulary]`. All of a text's first tokens at once, or one.
-fn scores(network: &DecoderNetwork, weights: &Weights, caches: &mut [Cache], tokens: &[u32], read: usize) -> Tensor<2> {
+/// Scores of every token behind `tokens`, which follow on `read` others: `[1, vocabulary]`.
+fn scores(
+    network: &DecoderNetwork,
+    weights: &Weights,
+    caches: &mut [KeyValues],
+    tokens: &[u32],
+    read: usize,
+) -> Tensor<2> {
     let batch = Tokens::from_position(&[tokens], read);
     let mut x = network.embed(weights, &batch);
     for (block, cache) in caches.iter_mut().enumerate() {
         let packed = network.qkv(weights, block, &batch, x.clone());
-        cache.write(network, &packed, read);
-        let mixed = if read == 0 {
-            attention(network.form(&batch), packed, None)
-        } else {
-            cache.mixed(network, packed, read + 1)
-        };
+        let mixed = cached_attention(network.form(&batch), packed, cache);
         x = network.rest(weights, block, x, mixed);
     }
     let [rows, width] = x.dims();
@@ -543,7 +494,7 @@ mod tests {
     }
 
     fn generator<'a>(network: &'a DecoderNetwork, weights: &Weights, room: usize) -> Generator<'a> {
-        Generator::new(network, weights, room, &device("cpu").unwrap()).unwrap()
+        Generator::new(network, weights, room).unwrap()
     }
 
     /// The scores behind `tokens`, by the whole network on all of them.
@@ -723,7 +674,7 @@ mod tests {
                 Err(GenerateError::NotFinite { position: 7 })
             );
         }
-        let other = Generator::new(&network, &Weights::new(), 5, &device("cpu").unwrap());
+        let other = Generator::new(&network, &Weights::new(), 5);
         assert!(matches!(other.err(), Some(GenerateError::Weights(_))));
     }
 

@@ -3,7 +3,8 @@
 pub use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData, activation, module};
 pub use offshoot_kernels as kernels;
 pub use offshoot_kernels::{
-    Attention, GroupNorm, Linear, Rotary, attention, convolution, gather_rows, group_norm, rotary,
+    Attention, GroupNorm, KeyValues, Linear, Rotary, attention, cached_attention, convolution, gather_rows, group_norm,
+    rotary,
 };
 
 /// A device by the name that users give it.

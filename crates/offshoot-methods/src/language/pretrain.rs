@@ -101,7 +101,6 @@ pub struct LanguageLearner {
     batches: Batches,
     /// What probes score.
     val: Vec<Document>,
-    device: Device,
 }
 
 impl LanguageLearner {
@@ -131,7 +130,6 @@ impl LanguageLearner {
             )?,
             batches,
             network,
-            device: device.clone(),
             recipe: recipe.clone(),
         })
     }
@@ -384,7 +382,7 @@ impl Learner for LanguageLearner {
             if read.is_empty() {
                 continue;
             }
-            let mut generator = Generator::new(&self.network, &self.weights, usize::MAX, &self.device)?;
+            let mut generator = Generator::new(&self.network, &self.weights, usize::MAX)?;
             generator.read(&read)?;
             let mut made = Vec::new();
             generator.generate(&sampling, number as u64, probe.tokens, &ends, &mut |token| {

@@ -323,7 +323,7 @@ impl<'a> Yardstick<'a> {
             let time = |once: &mut dyn FnMut()| offshoot_eval::latency(once, &|| clock.elapsed(), 5, repeats);
             if let Some(decoder) = network.as_decoder() {
                 let context = context.min(decoder.decoder().context);
-                let mut once = offshoot_eval::latency::one_token(decoder, weights, context, device)?;
+                let mut once = offshoot_eval::latency::one_token(decoder, weights, context)?;
                 return Ok(vec![self.provenance.token_latency(&time(&mut once)?, context)]);
             }
             let mut once = offshoot_eval::latency::one_image(network::backbone(network)?, weights, device)?;

@@ -53,7 +53,7 @@ pub fn run(args: &Generate) -> Result<(), Failure> {
         ));
     }
     let room = prompt.len().saturating_add(args.tokens);
-    let mut generator = Generator::new(decoder, &weights, room, &machine.device)?;
+    let mut generator = Generator::new(decoder, &weights, room)?;
     let clock = ProcessClock::start();
     generator.read(&prompt)?;
     let reading = clock.elapsed().as_secs_f64();
