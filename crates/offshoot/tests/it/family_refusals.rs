@@ -235,7 +235,7 @@ fn damaged_catalogs() {
     refused(&text[..text.len() / 2], &[]);
     refused("[]", &["format"]);
     refused("{}", &["format"]);
-    refused(&changed(&|c| c["format"] = json!(2)), &["newer", "format 2"]);
+    refused(&changed(&|c| c["format"] = json!(3)), &["newer", "format 3"]);
     refused(
         &changed(&|c| c["children"][1]["id"] = c["children"][0]["id"].clone()),
         &["twice"],

@@ -62,6 +62,6 @@ fn children_become_onnx_folders() {
         .refuses(&["9x9"]);
     bench
         .run("export run --child 8x1 --format gguf -o two")
-        .refuses(&["gguf", "onnx"]);
+        .refuses_with_hint(&["GGUF", "language models"], &["--format hf"]);
     assert!(!bench.path("two").exists(), "no refusal writes anything");
 }
