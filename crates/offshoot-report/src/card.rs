@@ -6,6 +6,7 @@ use offshoot_family::catalog::{DataRef, Preprocessing};
 use offshoot_family::scorecard::{is_perplexity, written};
 use offshoot_family::{Catalog, Child};
 
+use crate::score::training_cost;
 use crate::units::{self, Unit};
 
 /// What a card says of the network that lies beside it. The report knows no architecture: whoever makes a card says it.
@@ -179,7 +180,7 @@ fn measured(catalog: &Catalog, child: &Child) -> String {
 
 /// What a language model was trained on, as a section; nothing where that is not known.
 fn training(catalog: &Catalog, child: &Child) -> String {
-    let (Some(text), Some(cost)) = (catalog.data.text(), &catalog.cost) else {
+    let (Some(text), Some(cost)) = (catalog.data.text(), training_cost(catalog)) else {
         return String::new();
     };
     let domains: Vec<&str> = text.domains.iter().map(|domain| domain.name.as_str()).collect();

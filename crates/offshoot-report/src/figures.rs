@@ -8,7 +8,7 @@ use crate::chart::extent;
 use crate::heat::{Cell, Colours, Heat, legend};
 use crate::provenance::Source;
 use crate::scatter::{Dot, Scatter};
-use crate::score::{Cost, Score, finite_latency};
+use crate::score::{Cost, Score, finite_latency, training_cost};
 use crate::units::{Unit, axis_words, counted, grouped, significant};
 
 /// Most tables of a heat map, one per size of the third axis.
@@ -127,7 +127,7 @@ impl Family<'_> {
 
     /// What training cost, and what it would have cost for every child by itself.
     fn training(&self) -> Vec<Tile> {
-        let Some(cost) = &self.catalog.cost else {
+        let Some(cost) = training_cost(self.catalog) else {
             return Vec::new();
         };
         let mut tiles = vec![Tile {
@@ -141,7 +141,7 @@ impl Family<'_> {
             exact: cost.flops.to_string(),
         }];
         let alone: Option<f64> = self.children().iter().map(|child| child.training_flops_alone).sum();
-        if let Some(alone) = alone.filter(|_| self.children().len() > 1) {
+        if let Some(alone) = alone.filter(|alone| alone.is_finite() && self.children().len() > 1) {
             tiles.push(Tile {
                 name: "Each child trained alone".into(),
                 value: Unit::Flops.with_unit(alone),

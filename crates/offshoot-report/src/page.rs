@@ -14,7 +14,7 @@ use crate::curves::{Panel, curves};
 use crate::figures::{Family, Figure, Picked, Swatch, Tile};
 use crate::provenance::{Source, sources};
 use crate::samples::{Sample, latest};
-use crate::score::{Cost, Score, axes, front, intact};
+use crate::score::{Cost, Score, axes, front, intact, training_cost};
 use crate::spending::spending;
 use crate::table::{Table, table};
 use crate::{ReportError, RunFacts};
@@ -195,7 +195,7 @@ fn facts(catalog: &Catalog) -> Vec<(&'static str, String)> {
         DataRef::Images(images) => image_facts(images, &mut facts),
         DataRef::Text(text) => text_facts(text, &mut facts),
     }
-    if let Some(cost) = &catalog.cost {
+    if let Some(cost) = training_cost(catalog) {
         facts.push((
             "Training",
             format!(

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 /// Most samples of a page.
 const MOST: usize = 4;
 /// Most characters of a sample, and of its prompt.
-const MOST_CHARACTERS: (usize, usize) = (600, 200);
+const MOST_CHARACTERS: (usize, usize) = (400, 200);
 
 /// A sample of the page.
 #[derive(Debug, PartialEq, Serialize)]

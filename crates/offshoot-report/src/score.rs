@@ -1,7 +1,7 @@
 //! Which scorecards the page speaks of: the family's score, on the split that most of it was measured on.
 
 use offshoot_family::scorecard::{lower_is_better, merit};
-use offshoot_family::{Axis, Catalog, Child, Scorecard, Shape, Split};
+use offshoot_family::{Axis, Catalog, Child, Scorecard, Shape, Split, TrainingCost};
 
 use crate::units::{Unit, metric_name};
 
@@ -82,6 +82,13 @@ pub(crate) fn finite_score(child: &Child, metric: &str, split: Split) -> Option<
 /// A child's latency, unless it is not a number.
 pub(crate) fn finite_latency(child: &Child) -> Option<f64> {
     child.latency_ms().filter(|value| value.is_finite())
+}
+
+/// What training cost, where the catalog says so and it is a cost.
+pub(crate) fn training_cost(catalog: &Catalog) -> Option<TrainingCost> {
+    catalog
+        .cost
+        .filter(|cost| cost.tokens > 0 && cost.flops.is_finite() && cost.flops > 0.0)
 }
 
 /// What the horizontal axis of a chart can cost.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::chart::{Anchor, Frame, Scale, Svg};
 use crate::curves::{MOST_SERIES, Points, ordered};
 use crate::figures::{Figure, capitalised};
-use crate::score::Score;
+use crate::score::{Score, training_cost};
 use crate::units::{Unit, grouped, significant};
 
 /// Most points of a curve.
@@ -23,9 +23,7 @@ struct Probed<'a> {
 
 /// The chart, where the catalog knows what the run cost and the run was probed for the family's score.
 pub(crate) fn spending(catalog: &Catalog, score: &Score, metrics: &[Map<String, Value>]) -> Option<Figure> {
-    let cost = catalog
-        .cost
-        .filter(|cost| cost.tokens > 0 && cost.flops.is_finite() && cost.flops > 0.0)?;
+    let cost = training_cost(catalog)?;
     let seen = field(metrics, "tokens_seen");
     let flops_of_token = cost.flops / cost.tokens as f64;
     let mut probed: Vec<Probed> = Vec::new();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use offshoot_family::{Catalog, Scorecard, Split};
 use serde_json::{Value, json};
 
 use crate::support::{Workbench, files};
@@ -234,4 +235,72 @@ fn an_imported_decoder_is_a_parent_whose_tokenizer_counts() {
     assert!(text.contains("width = 32") && text.contains("kv_heads = 2"), "{text}");
     let third = bench.run("import model -o third").succeeds();
     assert!(third.out.contains("LlamaForCausalLM of transformers"), "{}", third.out);
+}
+
+/// A perplexity as `offshoot eval perplexity` leaves it, of a value that a test needs.
+fn scored(value: f64) -> Scorecard {
+    Scorecard {
+        metric: "perplexity".into(),
+        value,
+        split: Some(Split::Val),
+        data: Some("f00d".into()),
+        examples: 31,
+        seed: 3,
+        machine: "CPU".into(),
+        version: "0".into(),
+        details: serde_json::Map::new(),
+    }
+}
+
+#[test]
+fn a_family_of_text_is_listed_and_reported_by_perplexity_with_what_training_cost() {
+    let bench = bench();
+    bench
+        .run("pretrain recipe.toml train.steps=12 train.log_every=1 train.probe_every=4 --out run")
+        .succeeds();
+    let run = bench.path("run");
+    let mut catalog = Catalog::open(&run).unwrap();
+    let cost = catalog.cost.unwrap();
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let tokens: f64 = lines.filter_map(|line| line["tokens"].as_f64()).sum();
+    assert_eq!((cost.steps, cost.tokens as f64), (12, tokens));
+    let alone = |id: &str| catalog.child(id).unwrap().training_flops_alone.unwrap();
+    // The intact network, the smallest in every step, and one more in most.
+    assert!(cost.flops > alone("48x3") + alone("16x1") && cost.flops < 2.0 * alone("48x3"));
+    assert!(alone("16x1") < alone("32x2") && alone("32x2") < alone("48x3"));
+
+    let listed = bench.run("family run").succeeds().out;
+    assert!(listed.contains("perplexity/val"), "{listed}");
+    let hint = "not measured by perplexity yet: 9; offshoot eval perplexity run";
+    assert!(listed.contains(hint), "{listed}");
+    let values = [1234.4, 123.44, 12.344];
+    for (child, value) in catalog.children.iter_mut().zip(values.iter().cycle()) {
+        child.record(scored(*value));
+    }
+    catalog.save(&run).unwrap();
+    // The least is the best, and first where numbers ascend.
+    let listed = bench.run("family run --sort perplexity").succeeds().out;
+    let places =
+        [" 12.34", " 123.4", " 1,234"].map(|value| listed.find(value).unwrap_or_else(|| panic!("{value}: {listed}")));
+    assert!(places.is_sorted(), "{listed}");
+    let few = bench.run("family run --filter perplexity<100 --json").succeeds().json();
+    assert_eq!(few.as_array().unwrap().len(), 3);
+
+    let sample = json!({"step": 8, "prompt": "The ", "text": "The </script><b>end"});
+    bench.write("run/samples.jsonl", format!("{sample}\n{{\"step\": 12, \"te"));
+    bench.run("report run").succeeds();
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    for part in [
+        "less is better",
+        "perplexity over training cost",
+        "multiply-adds of one token",
+        "Loss of sub-networks",
+        "by domain",
+        "after step 8; the bold words were given",
+        "&lt;b&gt;end",
+    ] {
+        assert!(page.to_lowercase().contains(&part.to_lowercase()), "{part}");
+    }
+    assert!(!page.contains("one image"), "a page about text");
 }
