@@ -4,7 +4,8 @@
 MODEL is a folder of transformers with a tokenizer.json. Every prompt is continued by --tokens tokens by both programs, taking the best
 token always, with and without a repetition penalty. Where they part, the first difference is named with the two best scores of
 transformers there: a difference where these are equal but for rounding is none of the programs'. With --rounds, both then generate from
-the first prompt by turns and the medians of tokens a second are printed, the prompt's apart. Exits with 1 if any token differs.
+the first prompt by turns and the medians of tokens a second are printed, the prompt's apart; with --gguf and --llama-cpp, the folder where
+llama-cpp-python is installed, llama.cpp does so too, from a file of the same weights. Exits with 1 if any token differs.
 
 Before the first use: cargo build --release --workspace --examples --bins
 """
@@ -53,6 +54,27 @@ def theirs(model, ids, tokens, penalty):
     return found, (len(found) - 1) / (seconds - first)
 
 
+def llama_cpp(arguments):
+    """What generates by llama.cpp and says how many tokens a second it made; nothing where it was not asked for."""
+    if not arguments.gguf:
+        return None
+    sys.path.insert(0, str(arguments.llama_cpp))
+    from llama_cpp import Llama
+
+    threads = dict(n_threads=arguments.threads, n_threads_batch=arguments.threads)
+    model = Llama(str(arguments.gguf), n_ctx=512, verbose=False, **threads)
+
+    def generate(ids):
+        model.reset()
+        model.eval(ids)
+        start = time.perf_counter()
+        for _ in range(arguments.tokens - 1):
+            model.eval([model.sample(temp=0.0)])
+        return (arguments.tokens - 1) / (time.perf_counter() - start)
+
+    return generate
+
+
 def best(model, ids):
     scores = model(torch.tensor([ids])).logits[0, -1].topk(2)
     return ", ".join(f"{token} {score:.6f}" for token, score in zip(scores.indices.tolist(), scores.values.tolist()))
@@ -65,6 +87,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=0, help="turns of a comparison of speed")
     parser.add_argument("--begin-of-text", choices=["auto", "yes", "no"], default="auto")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--gguf", type=pathlib.Path, help="the same model for llama.cpp, to compare speed")
+    parser.add_argument("--llama-cpp", type=pathlib.Path, help="where llama-cpp-python is installed")
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "target" / "release", help="where the program is")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -91,16 +115,20 @@ def main():
                     print(f"  then {found[same:same+3]} here, {expected[same:same+3]} by transformers")
                     print(f"  transformers' best there: {best(model, ids + expected[:same])}")
                     failed = True
-        here, there = [], []
+        rates = {"here": [], "transformers": [], "llama.cpp": []}
+        other = llama_cpp(arguments)
         for _ in range(arguments.rounds):
             done = ours(arguments, PROMPTS[0], 1.0)
-            here.append(done["tokens_per_second"])
-            there.append(theirs(model, done["prompt_tokens"], arguments.tokens, 1.0)[1])
-        if here:
-            shown = [", ".join(f"{rate:.1f}" for rate in rates) for rates in (here, there)]
-            print(f"tokens a second with {arguments.threads} threads: here {shown[0]}; transformers {shown[1]}")
-            ratio = statistics.median(here) / statistics.median(there)
-            print(f"medians {statistics.median(here):.1f} and {statistics.median(there):.1f}, {ratio:.2f} times as many")
+            rates["here"].append(done["tokens_per_second"])
+            rates["transformers"].append(theirs(model, done["prompt_tokens"], arguments.tokens, 1.0)[1])
+            if other:
+                rates["llama.cpp"].append(other(done["prompt_tokens"]))
+        for name, each in rates.items():
+            if each:
+                median = statistics.median(each)
+                shown = ", ".join(f"{rate:.1f}" for rate in each)
+                ratio = statistics.median(rates["here"]) / median
+                print(f"{name}: median {median:.1f} tokens a second with {arguments.threads} threads ({shown}); here {ratio:.2f} times")
     if failed:
         sys.exit("they differ")
 
