@@ -126,7 +126,7 @@ pub struct Data {
 /// `offshoot import`.
 #[derive(Debug, Args)]
 pub struct Import {
-    /// A folder of transformers (dinov2, vit, swin, resnet) or timm, or a .safetensors file with timm's names.
+    /// A folder of transformers (dinov2, vit, swin, resnet, gpt2, llama) or timm, a .safetensors file with timm's names, or a .gguf file.
     pub path: PathBuf,
     /// What a bare file is, by timm's name, such as vit_base_patch16_224.
     #[arg(long, value_name = "NAME")]

@@ -34,6 +34,12 @@ pub fn run(args: &Export) -> Result<(), Failure> {
         ));
     }
     let catalog = Catalog::open(&args.run)?;
+    if args.check && catalog.data.text().is_some() {
+        return Err(Failure::input(
+            "`--check` compares features of held-out images, and this is a family of language models",
+            "leave it out, and score what was written: offshoot eval perplexity FOLDER --data NAME=PATH",
+        ));
+    }
     if args.check {
         images::given(&catalog.data)?;
     }
@@ -53,6 +59,16 @@ pub fn run(args: &Export) -> Result<(), Failure> {
     }
     let parent = images::checked_parent(&args.run, &catalog)?;
     let preparation = images::preparation(&args.run, &catalog)?;
+    let tokenizer = match &preparation {
+        Preparation::Text(tokenizer) => Some(tokenizer),
+        Preparation::Images(_) if args.format == Format::Gguf => {
+            return Err(Failure::input(
+                "GGUF files are of language models here, and this is a family of networks of images",
+                "export with `--format hf` or `--format onnx`",
+            ));
+        }
+        Preparation::Images(_) => None,
+    };
     let mut progress = Progress::new("export", 0, children.len() as u64, "children");
     for (done, child) in children.iter().enumerate() {
         let folder = target(child);
@@ -69,12 +85,7 @@ pub fn run(args: &Export) -> Result<(), Failure> {
                 onnx::export(&parent, &view, &about, &folder, onnx::EMBEDDED)?;
             }
             Format::Gguf => {
-                let Preparation::Text(tokenizer) = &preparation else {
-                    return Err(Failure::input(
-                        "GGUF files are of language models here, and this is a family of networks of images",
-                        "export with `--format hf` or `--format onnx`",
-                    ));
-                };
+                let tokenizer = tokenizer.context("a language model has a tokenizer")?;
                 let notes = gguf::export(&parent, &view, tokenizer, (&child.id, stored(args.stored)), &folder)?;
                 notes.iter().for_each(|note| complain(&format!("note: {note}")));
             }

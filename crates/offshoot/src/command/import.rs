@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::images;
 use super::pretrain::thousands;
+use super::text;
 use crate::args::Import;
 use crate::failure::Failure;
 use crate::terminal::say;
@@ -39,6 +40,10 @@ pub fn run(args: &Import) -> Result<(), Failure> {
         set_side(&mut model, px)?;
     }
     set_values(&mut model, args)?;
+    if let Preparation::Text(tokenizer) = &model.preparation {
+        let decoder = network::decoder(model.checkpoint.network())?.decoder();
+        text::tokenizer(tokenizer, &args.path, decoder.vocabulary)?;
+    }
     tell(&model)?;
     let Some(out) = &args.out else {
         say("it fits: add `-o DIR` to make a run of it")?;

@@ -4,14 +4,33 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use offshoot_data::text::Tokenizer;
-use offshoot_family::Catalog;
 use offshoot_family::catalog::TextRef;
+use offshoot_family::{Architecture, Catalog};
 use offshoot_zoo::tensor::Device;
-use offshoot_zoo::{CheckpointError, Network, Preparation, Weights, generate, import, network};
+use offshoot_zoo::{CheckpointError, Network, Preparation, TokenizerFiles, Weights, generate, import, network};
 
 use super::images::{self, Family};
 use crate::args::BeginOfText;
 use crate::failure::Failure;
+
+/// The tokenizer of a model whose embedding has `vocabulary` rows; `place` is named in errors.
+///
+/// # Errors
+/// If it is none, or has tokens that the model has no row for: then it is another model's. Rows without a token are common.
+pub fn tokenizer(files: &TokenizerFiles, place: &Path, vocabulary: usize) -> Result<Tokenizer, Failure> {
+    let tokenizer = Tokenizer::from_bytes(files.json().to_vec(), &place.display().to_string())?;
+    if tokenizer.vocabulary() > vocabulary {
+        return Err(Failure::input(
+            format!(
+                "{} has {} tokens, and the model's vocabulary only {vocabulary}",
+                place.display(),
+                tokenizer.vocabulary()
+            ),
+            "tokenizer.json belongs to another model: put the model's own into its folder",
+        ));
+    }
+    Ok(tokenizer)
+}
 
 /// Language models that read the same tokens.
 pub struct LanguageModels {
@@ -44,26 +63,32 @@ impl LanguageModels {
                 "name a run of language models, a folder of transformers' llama or gpt2, or a GGUF file of one",
             )
         };
-        let (folder, source, preparation) = if place.join("catalog.json").is_file() {
+        let (folder, source, preparation, vocabulary) = if place.join("catalog.json").is_file() {
             let catalog = Catalog::open(place)?;
             if catalog.data.text().is_none() {
                 return Err(no_text());
             }
             let preparation = images::preparation(place, &catalog)?;
             let folder = place.join(&catalog.parent.path);
-            (folder, Source::Run(Box::new(Family::open(place, device)?)), preparation)
+            let Architecture::Decoder(decoder) = &catalog.parent.architecture else {
+                return Err(no_text());
+            };
+            let vocabulary = decoder.vocabulary;
+            let source = Source::Run(Box::new(Family::open(place, device)?));
+            (folder, source, preparation, vocabulary)
         } else {
             let model = import::open(place, None)?;
-            if model.checkpoint.decoder().is_err() {
+            let Ok(decoder) = model.checkpoint.decoder() else {
                 return Err(no_text());
-            }
+            };
+            let vocabulary = decoder.decoder().vocabulary;
             let weights = model.checkpoint.weights(device)?;
             let network = same(model.checkpoint.network())?;
             let source = Source::Folder {
                 weights,
                 model: network,
             };
-            (place.to_owned(), source, model.preparation)
+            (place.to_owned(), source, model.preparation, vocabulary)
         };
         let Preparation::Text(files) = preparation else {
             return Err(no_text());
@@ -78,7 +103,7 @@ impl LanguageModels {
             place: place.to_owned(),
             began: matches!(source, Source::Run(_)) && began(place)?,
             source,
-            tokenizer: Tokenizer::from_bytes(files.json().to_vec(), &shown.display().to_string())?,
+            tokenizer: tokenizer(&files, &shown, vocabulary)?,
             begin: files.bos,
             ends,
         })

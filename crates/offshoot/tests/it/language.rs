@@ -235,6 +235,10 @@ fn an_imported_decoder_is_a_parent_whose_tokenizer_counts() {
     assert!(text.contains("width = 32") && text.contains("kv_heads = 2"), "{text}");
     let third = bench.run("import model -o third").succeeds();
     assert!(third.out.contains("LlamaForCausalLM of transformers"), "{}", third.out);
+    bench
+        .run("export third --all --check -o four")
+        .refuses_with_hint(&["--check"], &["eval perplexity"]);
+    assert!(!bench.path("four").exists());
 }
 
 /// A perplexity as `offshoot eval perplexity` leaves it, of a value that a test needs.

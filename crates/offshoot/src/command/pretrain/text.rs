@@ -17,6 +17,7 @@ use offshoot_methods::language::cost;
 use offshoot_methods::language::pretrain::LanguageLearner;
 use offshoot_methods::language::recipe::{CorpusFacts, LanguageRecipe, METHOD, TokenizerKind};
 use offshoot_methods::train::run::RunFolder;
+use offshoot_zoo::preparation::TOKENIZER;
 use offshoot_zoo::{Checkpoint, Network, Preparation, TokenizerFiles, import, spec};
 
 use super::{Ready, thousands};
@@ -25,6 +26,7 @@ use crate::command::corpus;
 use crate::command::family::short;
 use crate::command::images::checked_parent;
 use crate::command::import::absolute;
+use crate::command::text;
 use crate::failure::{Exit, Failure};
 use crate::machine::Machine;
 use crate::terminal::say;
@@ -83,8 +85,8 @@ impl Start {
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, Failure> {
-        let place = self.path.join("tokenizer.json").display().to_string();
-        let tokenizer = Tokenizer::from_bytes(self.tokenizer.json().to_vec(), &place)?;
+        let vocabulary = self.checkpoint.decoder()?.decoder().vocabulary;
+        let tokenizer = text::tokenizer(&self.tokenizer, &self.path.join(TOKENIZER), vocabulary)?;
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
         let (begin, end) = (text(self.tokenizer.bos), text(self.tokenizer.eos));
         Ok(tokenizer.with_text_tokens(begin.as_deref(), end.as_deref())?)
