@@ -26,8 +26,8 @@ use crate::split::unit;
 pub const MAX_SAMPLE_BYTES: u64 = 1 << 30;
 /// The most bytes of distinct words that BPE is trained on; the most frequent ones stay.
 const MAX_BPE_BYTES: usize = 128 << 20;
-/// The same for unigram, whose candidates are in a suffix array of the words, of about 25 bytes a byte.
-const MAX_UNIGRAM_BYTES: usize = 16 << 20;
+/// The same for unigram, whose candidates are in a suffix array of twice the words.
+const MAX_UNIGRAM_BYTES: usize = 8 << 20;
 /// Longer words are cut, in bytes: a trainer's time is quadratic in the longest one.
 const MAX_WORD: usize = 256;
 /// Documents are counted in pieces of about this many bytes.
@@ -134,7 +134,7 @@ impl Tokenizer {
     ///
     /// Text is read twice: to measure it, and to count its words, in blocks and in parallel. What is kept in memory is
     /// the distinct words. Words of more than 256 bytes are cut, and the most frequent 128 MiB of words count, of a
-    /// unigram tokenizer 16 MiB.
+    /// unigram tokenizer 8 MiB.
     ///
     /// # Errors
     /// Where text cannot be read, there is none, or it cannot give a tokenizer of the size asked for.
@@ -357,7 +357,9 @@ fn train_unigram(words: Vec<(String, u64)>, training: &Training) -> Result<token
 /// At most `room` pieces with their log-probabilities, the most likely first; each of `characters` is one of them.
 ///
 /// The trainer of the `tokenizers` crate cuts its sums by the number of threads and goes through a hash map, in another order each
-/// time, for the characters that its model lost. So it has one thread here, and its pieces are put into an order.
+/// time, for the characters that its model lost. So it has one thread here, and its pieces are put into an order. Its candidates are what
+/// two words have in common, so a word that is part of no other would be none however frequent: a word that occurs twice is given twice, with
+/// half of its count.
 fn unigram_pieces(
     words: Vec<(String, u64)>,
     characters: BTreeSet<char>,
@@ -369,7 +371,11 @@ fn unigram_pieces(
         .initial_alphabet(characters.into_iter().collect())
         .build();
     let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
-    let words = words.into_iter().map(|(word, n)| (word, count(n))).collect();
+    let halves = |(word, n): (String, u64)| {
+        let halves = [(word.clone(), count(n / 2)), (word, count(n - n / 2))];
+        halves.into_iter().filter(|(_, n)| *n > 0)
+    };
+    let words = words.into_iter().flat_map(halves).collect();
     let mut model = Unigram::default();
     guarded(|| {
         let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;

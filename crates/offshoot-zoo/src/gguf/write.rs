@@ -39,10 +39,10 @@ impl Tensor {
     }
 }
 
-/// Bytes of the file that [`write`] makes of these.
+/// Bytes of the file that [`write()`] makes of these.
 ///
 /// # Errors
-/// As those of [`write`], in words.
+/// As those of [`write()`], in words.
 pub fn file_bytes(metadata: &Metadata, tensors: &[Tensor]) -> Result<u64, String> {
     let (header, alignment) = header(metadata, tensors)?;
     let padded = tensors.iter().map(|t| t.bytes().next_multiple_of(alignment));
