@@ -357,9 +357,9 @@ fn train_unigram(words: Vec<(String, u64)>, training: &Training) -> Result<token
 /// At most `room` pieces with their log-probabilities, the most likely first; each of `characters` is one of them.
 ///
 /// The trainer of the `tokenizers` crate cuts its sums by the number of threads and goes through a hash map, in another order each
-/// time, for the characters that its model lost. So it has one thread here, and its pieces are put into an order. Its candidates are what
-/// two words have in common, so a word that is part of no other would be none however frequent: a word that occurs twice is given twice, with
-/// half of its count.
+/// time, for the characters that its model lost. So it has one thread here, and its pieces are put into an order. Its candidates are
+/// strings that occur twice before different characters, so a word that others do not go on from would be none, however frequent: a
+/// word that occurs twice is also given before a space, as one that never occurred.
 fn unigram_pieces(
     words: Vec<(String, u64)>,
     characters: BTreeSet<char>,
@@ -371,11 +371,11 @@ fn unigram_pieces(
         .initial_alphabet(characters.into_iter().collect())
         .build();
     let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
-    let halves = |(word, n): (String, u64)| {
-        let halves = [(word.clone(), count(n / 2)), (word, count(n - n / 2))];
-        halves.into_iter().filter(|(_, n)| *n > 0)
+    let twice = |(word, n): (String, u64)| {
+        let followed = (n > 1).then(|| (format!("{word}{SPACE}"), 0));
+        std::iter::once((word, count(n))).chain(followed)
     };
-    let words = words.into_iter().flat_map(halves).collect();
+    let words = words.into_iter().flat_map(twice).collect();
     let mut model = Unigram::default();
     guarded(|| {
         let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
