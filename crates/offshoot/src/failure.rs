@@ -8,9 +8,8 @@ use offshoot_eval::EvalError;
 use offshoot_family::CatalogError;
 use offshoot_family::quantity::QuantityError;
 use offshoot_family::recipe::RecipeError;
-use offshoot_methods::elastic::pretrain::ElasticError;
 use offshoot_methods::family::FamilyError;
-use offshoot_methods::language::pretrain::LanguageError;
+use offshoot_methods::train::error::LearnerError;
 use offshoot_methods::train::events::EventsError;
 use offshoot_methods::train::metrics::MetricsError;
 use offshoot_methods::train::run::RunError;
@@ -111,17 +110,11 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         StateError,
         MetricsError,
         EventsError,
-        ElasticError,
-        LanguageError,
+        LearnerError,
         EvalError,
         GenerateError,
     );
-    match cause.downcast_ref::<TrainError<ElasticError>>() {
-        Some(TrainError::Learner(error)) => return error.hint(),
-        Some(TrainError::State(error)) => return error.hint(),
-        _ => {}
-    }
-    match cause.downcast_ref::<TrainError<LanguageError>>() {
+    match cause.downcast_ref::<TrainError<LearnerError>>() {
         Some(TrainError::Learner(error)) => return error.hint(),
         Some(TrainError::State(error)) => return error.hint(),
         _ => {}

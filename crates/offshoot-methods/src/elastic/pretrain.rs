@@ -3,73 +3,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use offshoot_data::{Batches, DataError, Loader, LoaderConfig, Prepared, Rng, Source};
+use offshoot_data::{Batches, Loader, LoaderConfig, Prepared, Rng, Source};
 use offshoot_eval::agreement::K;
 use offshoot_eval::knn::TEMPERATURE;
-use offshoot_eval::{EvalError, FeatureMatrix, Labelled};
+use offshoot_eval::{FeatureMatrix, Labelled};
 use offshoot_family::{Shape, Space};
-use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
-use offshoot_zoo::network::{KeepAll, NetworkError, StochasticDepth, Subset};
+use offshoot_zoo::materialize::{Plan, compile, materialize};
+use offshoot_zoo::network::{KeepAll, StochasticDepth, Subset};
 use offshoot_zoo::tensor::{Device, kernels};
 use offshoot_zoo::{Backbone, DropPath, TensorSpec, Weights};
 
 use super::heads::Heads;
-use super::recipe::{ElasticRecipe, RecipeProblem, Schedules};
-use super::sampling::{Sampler, SamplingError};
+use super::recipe::{ElasticRecipe, Schedules};
+use super::sampling::Sampler;
 use super::step::{Batch, Elastic, Objective, Pass};
+use crate::train::error::LearnerError;
 use crate::train::optimizer::{self, AdamW, Gradients, Rate};
 use crate::train::state::TrainState;
 use crate::train::trainer::{Clock, Learner, MAX_SKIPPED, StepReport};
-
-/// Why elastic pre-training cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ElasticError {
-    /// The recipe's numbers do not work.
-    #[error(transparent)]
-    Recipe(#[from] RecipeProblem),
-    /// The network cannot be made or cut.
-    #[error(transparent)]
-    Network(#[from] NetworkError),
-    /// The space cannot be sampled.
-    #[error(transparent)]
-    Sampling(#[from] SamplingError),
-    /// A view does not fit.
-    #[error(transparent)]
-    View(#[from] ViewError),
-    /// The data cannot be read.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// A child cannot be measured.
-    #[error(transparent)]
-    Eval(#[from] EvalError),
-    /// A checkpoint is not one of this run.
-    #[error("the checkpoint does not belong to this run: {0}")]
-    State(String),
-    /// Training diverged.
-    #[error("{steps} steps in a row had no finite loss or gradient; the last was step {last}")]
-    Diverged {
-        /// How many.
-        steps: u64,
-        /// The last of them.
-        last: u64,
-    },
-}
-
-impl ElasticError {
-    /// What to do about it, where that is known.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Data(error) => error.hint().map(str::to_owned),
-            Self::Sampling(error) => error.hint(),
-            Self::Eval(error) => error.hint(),
-            Self::Diverged { .. } => {
-                Some("lower `optim.lr`, or raise `optim.warmup_epochs`, and resume from an earlier checkpoint".into())
-            }
-            _ => None,
-        }
-    }
-}
 
 /// The images that probes look at.
 pub struct ProbeImages {
@@ -130,7 +81,7 @@ impl ElasticLearner {
         train: Vec<usize>,
         probe: ProbeImages,
         device: &Device,
-    ) -> Result<Self, ElasticError> {
+    ) -> Result<Self, LearnerError> {
         let loader = Loader::new(source, train, loader_config(recipe))?;
         let network = recipe.network()?;
         let heads = recipe.projection_heads(network.as_ref());
@@ -175,9 +126,9 @@ impl ElasticLearner {
     ///
     /// # Errors
     /// If they are not those of the recipe's network.
-    pub fn start_from(&mut self, weights: &Weights) -> Result<(), ElasticError> {
+    pub fn start_from(&mut self, weights: &Weights) -> Result<(), LearnerError> {
         if let Some(problem) = weights.mismatch(&self.network.specs()) {
-            return Err(ElasticError::State(problem.to_string()));
+            return Err(LearnerError::State(problem.to_string()));
         }
         for (name, weight) in weights.iter() {
             self.student.insert(name, weight.clone());
@@ -213,7 +164,7 @@ impl ElasticLearner {
     }
 
     /// Makes the network and plan of the child of `shape` if they were not made before.
-    fn meet(&mut self, shape: &Shape) -> Result<(), ElasticError> {
+    fn meet(&mut self, shape: &Shape) -> Result<(), LearnerError> {
         if !self.children.contains_key(shape) {
             let mut view = self.network.child(shape, "")?;
             if !self.recipe.space.alpha {
@@ -237,7 +188,7 @@ impl ElasticLearner {
     }
 
     /// Class-token features of the child of `shape` of the teacher.
-    fn features(&self, shape: &Shape, images: &Prepared) -> Result<FeatureMatrix, ElasticError> {
+    fn features(&self, shape: &Shape, images: &Prepared) -> Result<FeatureMatrix, LearnerError> {
         let Cut {
             network,
             plan,
@@ -343,7 +294,7 @@ fn kept(batch: usize, rate: f64) -> usize {
 }
 
 impl Learner for ElasticLearner {
-    type Error = ElasticError;
+    type Error = LearnerError;
 
     fn steps(&self) -> u64 {
         self.recipe.steps()
@@ -353,12 +304,12 @@ impl Learner for ElasticLearner {
         self.taken_over
     }
 
-    fn start(&mut self, first: u64) -> Result<(), ElasticError> {
+    fn start(&mut self, first: u64) -> Result<(), LearnerError> {
         self.batches = Some(self.loader.start(first));
         Ok(())
     }
 
-    fn step(&mut self, step: u64, clock: &dyn Clock) -> Result<StepReport, ElasticError> {
+    fn step(&mut self, step: u64, clock: &dyn Clock) -> Result<StepReport, LearnerError> {
         let asked = clock.elapsed();
         let batches = self.batches.as_mut().expect("start was called");
         let loaded = batches.next().expect("batches have no end")?;
@@ -438,7 +389,7 @@ impl Learner for ElasticLearner {
         };
         self.skipped = if skipped.is_some() { self.skipped + 1 } else { 0 };
         if self.skipped >= MAX_SKIPPED {
-            return Err(ElasticError::Diverged {
+            return Err(LearnerError::Diverged {
                 steps: self.skipped,
                 last: step,
             });
@@ -463,7 +414,7 @@ impl Learner for ElasticLearner {
         })
     }
 
-    fn probe(&mut self) -> Result<Vec<(String, f64)>, ElasticError> {
+    fn probe(&mut self) -> Result<Vec<(String, f64)>, LearnerError> {
         let intact = self.space.intact();
         let mut shapes = vec![self.space.smallest(), self.space.middle(), intact.clone()];
         shapes.dedup();
@@ -517,18 +468,18 @@ impl Learner for ElasticLearner {
         state
     }
 
-    fn restore(&mut self, state: TrainState) -> Result<(), ElasticError> {
+    fn restore(&mut self, state: TrainState) -> Result<(), LearnerError> {
         let specs: Vec<TensorSpec> = self.specs.values().cloned().collect();
         let checked = |name: &str| {
             let weights = state.role(name);
             match weights.mismatch(&specs) {
-                Some(problem) => Err(ElasticError::State(format!("{name}: {problem}"))),
+                Some(problem) => Err(LearnerError::State(format!("{name}: {problem}"))),
                 None => Ok(weights),
             }
         };
         (self.student, self.teacher) = (checked("student")?, checked("teacher")?);
         let elements = |name: &str| self.specs.get(name).map(TensorSpec::elements);
-        self.adam.take(&state, elements).map_err(ElasticError::State)?;
+        self.adam.take(&state, elements).map_err(LearnerError::State)?;
         self.skipped = state.counts.get("skipped").copied().unwrap_or(0);
         Ok(())
     }

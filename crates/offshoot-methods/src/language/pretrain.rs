@@ -4,76 +4,21 @@ use std::collections::BTreeMap;
 
 use offshoot_data::text::{Batches, Corpus};
 use offshoot_data::{DataError, Split};
-use offshoot_eval::{EvalError, Means, Perplexity, Sliding, TextScorer};
+use offshoot_eval::{Means, Perplexity, Sliding, TextScorer};
 use offshoot_family::{Shape, Space};
-use offshoot_zoo::generate::{GenerateError, Generator, Sampling};
-use offshoot_zoo::materialize::{Plan, ViewError, compile, materialize};
-use offshoot_zoo::network::{self, Network, NetworkError};
+use offshoot_zoo::generate::{Generator, Sampling};
+use offshoot_zoo::materialize::{Plan, compile, materialize};
+use offshoot_zoo::network::{self, Network};
 use offshoot_zoo::tensor::{Device, kernels};
 use offshoot_zoo::{DecoderNetwork, TensorSpec, Weights};
 
 use super::cost::Predicted;
 use super::recipe::{Draws, LanguageRecipe};
 use super::step::{Child, Objective};
-use crate::elastic::recipe::RecipeProblem;
-use crate::elastic::sampling::SamplingError;
+use crate::train::error::LearnerError;
 use crate::train::optimizer::{self, AdamW, Gradients, Rate};
 use crate::train::state::TrainState;
 use crate::train::trainer::{Clock, Learner, MAX_SKIPPED, StepReport};
-
-/// Why pre-training cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LanguageError {
-    /// The recipe's numbers do not work.
-    #[error(transparent)]
-    Recipe(#[from] RecipeProblem),
-    /// The network cannot be made or cut.
-    #[error(transparent)]
-    Network(#[from] NetworkError),
-    /// The space cannot be sampled.
-    #[error(transparent)]
-    Sampling(#[from] SamplingError),
-    /// A view does not fit.
-    #[error(transparent)]
-    View(#[from] ViewError),
-    /// The text cannot be read.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// A sub-network cannot be measured.
-    #[error(transparent)]
-    Eval(#[from] EvalError),
-    /// A sample cannot be made.
-    #[error(transparent)]
-    Generate(#[from] GenerateError),
-    /// A checkpoint is not one of this run.
-    #[error("the checkpoint does not belong to this run: {0}")]
-    State(String),
-    /// Training diverged.
-    #[error("{steps} steps in a row had no finite loss or gradient; the last was step {last}")]
-    Diverged {
-        /// How many.
-        steps: u64,
-        /// The last of them.
-        last: u64,
-    },
-}
-
-impl LanguageError {
-    /// What to do about it, where that is known.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Data(error) => error.hint().map(Into::into),
-            Self::Sampling(error) => error.hint(),
-            Self::Eval(error) => error.hint(),
-            Self::Generate(error) => error.hint(),
-            Self::Diverged { .. } => {
-                Some("lower `optim.lr`, or raise `optim.warmup_steps`, and resume from an earlier checkpoint".into())
-            }
-            _ => None,
-        }
-    }
-}
 
 /// A sub-network as training needs it.
 struct Cut {
@@ -108,7 +53,7 @@ impl LanguageLearner {
     ///
     /// # Errors
     /// If the recipe's numbers or the space do not work, or documents cannot be read.
-    pub fn new(recipe: &LanguageRecipe, batches: Batches, device: &Device) -> Result<Self, LanguageError> {
+    pub fn new(recipe: &LanguageRecipe, batches: Batches, device: &Device) -> Result<Self, LearnerError> {
         let network = recipe.network()?;
         let specs = network.specs();
         let space = recipe.space()?;
@@ -139,9 +84,9 @@ impl LanguageLearner {
     ///
     /// # Errors
     /// If they are not those of the recipe's network.
-    pub fn start_from(&mut self, weights: Weights) -> Result<(), LanguageError> {
+    pub fn start_from(&mut self, weights: Weights) -> Result<(), LearnerError> {
         if let Some(problem) = weights.mismatch(&self.network.specs()) {
-            return Err(LanguageError::State(problem));
+            return Err(LearnerError::State(problem));
         }
         self.weights = weights;
         self.taken_over = true;
@@ -164,7 +109,7 @@ impl LanguageLearner {
     }
 
     /// Makes the network and plan of the child of `shape` if they were not made before.
-    fn meet(&mut self, shape: &Shape) -> Result<(), LanguageError> {
+    fn meet(&mut self, shape: &Shape) -> Result<(), LearnerError> {
         if !self.children.contains_key(shape) {
             let mut view = self.network.child(shape, "")?;
             if !self.recipe.space.alpha {
@@ -195,7 +140,7 @@ impl LanguageLearner {
     }
 
     /// How well the child of `shape` predicts the documents that probes score, of each of their domains in order.
-    fn validate(&self, shape: &Shape) -> Result<Vec<(usize, Perplexity)>, LanguageError> {
+    fn validate(&self, shape: &Shape) -> Result<Vec<(usize, Perplexity)>, LearnerError> {
         let Cut { network, plan } = &self.children[shape];
         let weights = materialize(&self.weights, plan);
         let context = network.decoder().context;
@@ -255,7 +200,7 @@ fn spread(corpus: &Corpus, limit: u64, context: usize) -> Result<Vec<Document>, 
 }
 
 impl Learner for LanguageLearner {
-    type Error = LanguageError;
+    type Error = LearnerError;
 
     fn steps(&self) -> u64 {
         self.recipe.train.steps
@@ -265,11 +210,11 @@ impl Learner for LanguageLearner {
         self.taken_over
     }
 
-    fn start(&mut self, _: u64) -> Result<(), LanguageError> {
+    fn start(&mut self, _: u64) -> Result<(), LearnerError> {
         Ok(())
     }
 
-    fn step(&mut self, step: u64, clock: &dyn Clock) -> Result<StepReport, LanguageError> {
+    fn step(&mut self, step: u64, clock: &dyn Clock) -> Result<StepReport, LearnerError> {
         let asked = clock.elapsed();
         let windows = self.batches.batch(step)?;
         let waited = clock.elapsed().saturating_sub(asked);
@@ -306,7 +251,7 @@ impl Learner for LanguageLearner {
         };
         self.skipped = if skipped.is_some() { self.skipped + 1 } else { 0 };
         if self.skipped >= MAX_SKIPPED {
-            return Err(LanguageError::Diverged {
+            return Err(LearnerError::Diverged {
                 steps: self.skipped,
                 last: step,
             });
@@ -330,7 +275,7 @@ impl Learner for LanguageLearner {
 
     /// Perplexity on val of the smallest, the middle and the intact network, macro-averaged over domains; and of the intact one each
     /// domain's, where there are several.
-    fn probe(&mut self) -> Result<Vec<(String, f64)>, LanguageError> {
+    fn probe(&mut self) -> Result<Vec<(String, f64)>, LearnerError> {
         let intact = self.space.intact();
         let mut shapes = vec![self.space.smallest(), self.space.middle(), intact.clone()];
         shapes.dedup();
@@ -360,7 +305,7 @@ impl Learner for LanguageLearner {
     }
 
     /// What the intact network writes behind each prompt; an empty one is the token that stands between documents.
-    fn samples(&mut self) -> Result<Vec<(String, String)>, LanguageError> {
+    fn samples(&mut self) -> Result<Vec<(String, String)>, LearnerError> {
         let probe = &self.recipe.probe;
         let tokenizer = self.batches.windows().corpus().tokenizer();
         let sampling = Sampling {
@@ -406,15 +351,15 @@ impl Learner for LanguageLearner {
         state
     }
 
-    fn restore(&mut self, state: TrainState) -> Result<(), LanguageError> {
+    fn restore(&mut self, state: TrainState) -> Result<(), LearnerError> {
         let specs: Vec<TensorSpec> = self.specs.values().cloned().collect();
         let weights = state.role("student");
         if let Some(problem) = weights.mismatch(&specs) {
-            return Err(LanguageError::State(problem));
+            return Err(LearnerError::State(problem));
         }
         self.weights = weights;
         let elements = |name: &str| self.specs.get(name).map(TensorSpec::elements);
-        self.adam.take(&state, elements).map_err(LanguageError::State)?;
+        self.adam.take(&state, elements).map_err(LearnerError::State)?;
         self.skipped = state.counts.get("skipped").copied().unwrap_or(0);
         let count = |name: &str| state.counts.get(name).copied();
         self.predicted = count("tokens")

@@ -1,5 +1,6 @@
 //! The training loop: runs, schedules, the optimizer, logs, checkpoints and exact resume, for every method that trains.
 
+pub mod error;
 pub mod events;
 pub mod metrics;
 pub mod optimizer;

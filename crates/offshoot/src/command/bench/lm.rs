@@ -1,21 +1,17 @@
 //! `offshoot bench lm`: whole training steps of a decoder on made-up tokens.
 
-use std::time::Instant;
-
 use offshoot_data::Rng;
 use offshoot_family::{Decoder, DecoderKind, RopeScaling};
 use offshoot_methods::language::recipe::LanguageRecipe;
 use offshoot_methods::language::step::{Distillation, Objective};
 use offshoot_methods::train::optimizer::{self, AdamW, Rate};
-use offshoot_zoo::tensor::kernels::gemm::recorded;
-use offshoot_zoo::tensor::kernels::on_workers;
 use offshoot_zoo::{DecoderNetwork, Network, spec};
 use serde_json::json;
 
-use super::{Floor, Seconds, at_least_one, fits, rounded};
+use super::{Timed, at_least_one, fits, rounded};
 use crate::args::{BenchLm, LmArch, LmCase};
 use crate::failure::Failure;
-use crate::machine::{Machine, peak_rss_mib};
+use crate::machine::Machine;
 use crate::terminal::say;
 
 /// Adam at the paper's rate (specialize.md section 2.1).
@@ -89,7 +85,7 @@ pub fn run(args: &BenchLm) -> Result<(), Failure> {
         },
         recompute: args.recompute,
     };
-    let mut one_step = || -> Result<f64, Failure> {
+    let one_step = || -> Result<f64, Failure> {
         let outcome = objective.step(&weights, &windows, batch, count);
         let [norm] = optimizer::norms(&outcome.gradients, |_| 0);
         let gradient_scale = optimizer::clip(norm, CLIP);
@@ -97,25 +93,8 @@ pub fn run(args: &BenchLm) -> Result<(), Failure> {
         device.sync().map_err(|e| anyhow::anyhow!("{e:?}"))?;
         Ok(outcome.loss)
     };
-    let mut seconds = Vec::with_capacity(args.steps);
-    let mut loss = f64::NAN;
-    for step in 0..args.warmup + args.steps {
-        let began = Instant::now();
-        loss = on_workers(&mut one_step)?;
-        if step >= args.warmup {
-            seconds.push(began.elapsed().as_secs_f64());
-        }
-    }
-    let seconds = Seconds::new(seconds);
-    let peak = peak_rss_mib();
-    // Last, so that neither the time nor the memory of the steps has any of it.
-    let floor = if machine.name == "cpu" {
-        let (done, products) = recorded(one_step);
-        done?;
-        Some(Floor::measure(&products))
-    } else {
-        None
-    };
+    let timed = Timed::new(&machine, args.warmup, args.steps, one_step)?;
+    let (seconds, floor) = (timed.seconds, timed.floor);
     let flops = 6.0 * batch as f64 * network.sequence_macs(context, true) as f64;
     let line = json!({
         "case": name,
@@ -129,8 +108,8 @@ pub fn run(args: &BenchLm) -> Result<(), Failure> {
         "median_s": seconds.median(),
         "min_s": seconds.min(),
         "tokens_per_s": (batch * context) as f64 / seconds.median(),
-        "peak_rss_mib": peak,
-        "loss": loss,
+        "peak_rss_mib": timed.peak,
+        "loss": timed.last,
         "flops": flops,
         "gemm_flops": floor.as_ref().map(|floor| floor.flops),
         "gemm_floor_s": floor.as_ref().map(|floor| rounded(floor.seconds)),

@@ -12,12 +12,13 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use offshoot_family::Vit;
-use offshoot_zoo::tensor::kernels::gemm::Product;
+use offshoot_zoo::tensor::kernels::gemm::{Product, recorded};
+use offshoot_zoo::tensor::kernels::on_workers;
 
 use super::family::short;
 use crate::args::Bench;
 use crate::failure::Failure;
-use crate::machine::available_memory;
+use crate::machine::{Machine, available_memory, peak_rss_mib};
 
 /// Runs the command.
 pub fn run(args: &Bench) -> Result<(), Failure> {
@@ -106,6 +107,51 @@ fn noise(index: usize) -> f32 {
     hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
     hash ^= hash >> 16;
     (hash >> 8) as f32 / (1 << 22) as f32 - 2.0
+}
+
+/// Training steps that were timed.
+struct Timed {
+    seconds: Seconds,
+    /// What the last step returned: its loss.
+    last: f64,
+    /// The largest resident memory, in MiB.
+    peak: Option<u64>,
+    floor: Option<Floor>,
+}
+
+impl Timed {
+    /// Runs `one_step` some times, of which the first `warmup` do not count.
+    fn new(
+        machine: &Machine,
+        warmup: usize,
+        steps: usize,
+        mut one_step: impl FnMut() -> Result<f64, Failure> + Send,
+    ) -> Result<Self, Failure> {
+        let mut seconds = Vec::with_capacity(steps);
+        let mut last = f64::NAN;
+        for step in 0..warmup + steps {
+            let began = Instant::now();
+            last = on_workers(&mut one_step)?;
+            if step >= warmup {
+                seconds.push(began.elapsed().as_secs_f64());
+            }
+        }
+        let peak = peak_rss_mib();
+        // Last, so that neither the time nor the memory of the steps has any of it.
+        let floor = if machine.name == "cpu" {
+            let (done, products) = recorded(one_step);
+            done?;
+            Some(Floor::measure(&products))
+        } else {
+            None
+        };
+        Ok(Self {
+            seconds: Seconds::new(seconds),
+            last,
+            peak,
+            floor,
+        })
+    }
 }
 
 /// What the bare matrix products of a step take.

@@ -3,7 +3,6 @@
 //! The work is that of `benches/rivals/poa_step.py`: the same shapes, losses, optimizer and average, and no data loading.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use offshoot_data::Rng;
 use offshoot_family::{Architecture, ResNet, ResNetNorm, Shape, StrideOn, Swin};
@@ -15,14 +14,12 @@ use offshoot_zoo::Backbone;
 use offshoot_zoo::materialize::compile;
 use offshoot_zoo::network::KeepAll;
 use offshoot_zoo::tensor::Device;
-use offshoot_zoo::tensor::kernels::gemm::recorded;
-use offshoot_zoo::tensor::kernels::on_workers;
 use serde_json::json;
 
-use super::{Floor, Seconds, at_least_one, fits, rounded, vit};
+use super::{Timed, at_least_one, fits, rounded, vit};
 use crate::args::{BenchStep, Case};
 use crate::failure::Failure;
-use crate::machine::{Machine, peak_rss_mib};
+use crate::machine::Machine;
 use crate::terminal::say;
 
 /// Learning rate, weight decay and momentum of the benchmark; they do not matter for time.
@@ -233,9 +230,7 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
         plan: &plan,
     };
     let batch = problem.batch(device);
-    let mut seconds = Vec::with_capacity(args.steps);
-    let mut value = f64::NAN;
-    let mut one_step = || -> Result<f64, Failure> {
+    let one_step = || -> Result<f64, Failure> {
         let tracked = student.tracked();
         let terms = objective.losses(
             &tracked,
@@ -257,23 +252,8 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
         device.sync().map_err(|e| anyhow::anyhow!("{e:?}"))?;
         Ok(value)
     };
-    for step in 0..args.warmup + args.steps {
-        let began = Instant::now();
-        value = on_workers(&mut one_step)?;
-        if step >= args.warmup {
-            seconds.push(began.elapsed().as_secs_f64());
-        }
-    }
-    let seconds = Seconds::new(seconds);
-    let peak = peak_rss_mib();
-    // Last, so that neither the time nor the memory of the steps has any of it.
-    let floor = if machine.name == "cpu" {
-        let (done, products) = recorded(one_step);
-        done?;
-        Some(Floor::measure(&products))
-    } else {
-        None
-    };
+    let timed = Timed::new(&machine, args.warmup, args.steps, one_step)?;
+    let (seconds, floor) = (timed.seconds, timed.floor);
     let line = json!({
         "case": problem.name,
         "version": env!("CARGO_PKG_VERSION"),
@@ -284,8 +264,8 @@ pub fn run(args: &BenchStep) -> Result<(), Failure> {
         "steps": seconds.count(),
         "median_s": seconds.median(),
         "min_s": seconds.min(),
-        "peak_rss_mib": peak,
-        "loss": value,
+        "peak_rss_mib": timed.peak,
+        "loss": timed.last,
         "flops": cost.flops,
         "gemm_flops": floor.as_ref().map(|floor| floor.flops),
         "gemm_floor_s": floor.as_ref().map(|floor| rounded(floor.seconds)),
