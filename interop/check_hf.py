@@ -11,7 +11,6 @@ Before the first use: cargo build --release --workspace --examples --bins
 """
 
 import argparse
-import contextlib
 import json
 import pathlib
 import sys
@@ -25,7 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, BitImageProcessor
 
-from exported import ROOT, folders, our_features
+from exported import ROOT, folders, our_features, run_card
 from opened import Difference, compare, open_folder
 
 
@@ -64,19 +63,14 @@ def check_weights(folder, opened):
 
 def check_card(arguments, folder, scratch):
     """The lines of Python in the model card, run as they stand, give our features of a picture."""
-    card = folder / "README.md"
-    if not card.is_file():
+    if not (folder / "preprocessor_config.json").is_file():
         return
-    code = card.read_text().split("```python\n")[1].split("```")[0]
     channels = len(json.loads((folder / "preprocessor_config.json").read_text())["image_mean"])
     pixels = numpy.random.default_rng(1).integers(0, 256, (90, 120, 3) if channels == 3 else (90, 120), dtype=numpy.uint8)
-    known = {"image": Image.fromarray(pixels)}
-    # The lines call the folder by the child's id, which is the card's title, whatever its name is here.
-    title = next(line for line in card.read_text().splitlines() if line.startswith("# "))
-    with tempfile.TemporaryDirectory() as place:
-        (pathlib.Path(place) / title.split()[1]).symlink_to(folder.resolve(), target_is_directory=True)
-        with contextlib.chdir(place), torch.inference_mode():
-            exec(code, known)
+    with torch.inference_mode():
+        known = run_card(folder, {"image": Image.fromarray(pixels)})
+    if known is None:
+        return
     ours = our_features(arguments, folder, known["pixel_values"].numpy(), scratch)
     for name, key in (("features", "cls"), ("logits", "logits")):
         if (name == "features" or key in ours) and not numpy.abs(known[name].numpy() - ours[key]).max() <= arguments.tolerance:

@@ -18,7 +18,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from exported import ROOT, folders, run
+from exported import ROOT, folders, run, run_card
 from opened import Difference
 
 
@@ -67,6 +67,8 @@ def check(arguments, label, folder, scratch):
     if changed:
         raise Difference(f"tensors that changed on the way through transformers: {changed[:4]}")
     compare_logits(arguments, "  saved by transformers", model, again, scratch)
+    if run_card(folder) is not None:
+        print("  the Python of the model card runs")
     text = "The quick brown fox; naïve café, 123 €.\n\n"
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if max(ids) >= model.config.vocab_size:

@@ -11,10 +11,8 @@ Before the first use: cargo build --release --workspace --examples --bins
 """
 
 import argparse
-import contextlib
 import json
 import pathlib
-import re
 import sys
 import tempfile
 
@@ -24,7 +22,7 @@ import onnxruntime
 import torch
 import transformers
 
-from exported import ROOT, export, family_members, our_features
+from exported import ROOT, export, family_members, our_features, run_card
 from opened import Difference
 
 BATCHES = (1, 5)
@@ -91,15 +89,6 @@ def check_text_metadata(model, exported, plain):
     if (exported / "tokenizer.json").read_bytes() != (plain / "tokenizer.json").read_bytes():
         raise Difference("the tokenizer is another one than the Hugging Face folder's")
     return config["vocab_size"], config[context]
-
-
-def run_card(folder):
-    """The lines of Python in the model card, as they stand."""
-    code = re.search("```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(1)
-    names = {}
-    with contextlib.chdir(folder):
-        exec(code, names)
-    return names
 
 
 def check_text(arguments, session, model, exported, plain):

@@ -1,8 +1,10 @@
 """What the checks of exported children have in common: running offshoot, choosing children, and our own features."""
 
+import contextlib
 import json
 import pathlib
 import subprocess
+import tempfile
 
 from safetensors.numpy import load_file, save_file
 
@@ -50,3 +52,25 @@ def our_features(arguments, folder, images, scratch, name=None):
     output = scratch / "features.safetensors"
     run(arguments.bin / "examples" / "features", folder, scratch / "images.safetensors", output, *([name] if name else []))
     return load_file(output)
+
+
+def run_card(folder, known=()):
+    """Runs the lines of Python in the model card of an exported child as they stand, with the names `known`; the names afterwards.
+
+    None if the folder has no card of ours. The lines call the folder by the child's id, which is the card's title, or stand in it.
+    """
+    card = folder / "README.md"
+    if not card.is_file() or "\n- offshoot\n" not in card.read_text():
+        return None
+    text = card.read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    title = next(line for line in text.splitlines() if line.startswith("# "))
+    names = dict(known)
+    with tempfile.TemporaryDirectory() as place:
+        place = pathlib.Path(place)
+        for entry in folder.resolve().iterdir():
+            (place / entry.name).symlink_to(entry)
+        (place / title.split()[1]).symlink_to(folder.resolve(), target_is_directory=True)
+        with contextlib.chdir(place):
+            exec(code, names)
+    return names

@@ -73,6 +73,12 @@ pub enum DataError {
         /// The path.
         place: String,
     },
+    /// A folder that another process is writing.
+    #[error("{place}: another process is writing it")]
+    Busy {
+        /// The path.
+        place: String,
+    },
     /// Text that changed between two readings of it.
     #[error("{place}: changed while it was read")]
     Changed {
@@ -210,6 +216,7 @@ impl DataError {
             }
             Self::NewerFormat { .. } => "use a newer version of offshoot, or make the files again with this one",
             Self::Exists { .. } => "choose another folder, or remove this one first",
+            Self::Busy { .. } => "wait until it is done, or choose another folder",
             Self::Changed { .. } => "wait until nothing writes to it, then start again",
             Self::Unrecognized { .. } => {
                 "give an image folder, an IDX images file, a CIFAR .bin file, a .parquet file or a .tar shard (not compressed)"

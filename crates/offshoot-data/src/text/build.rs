@@ -1,7 +1,7 @@
 //! Writes a corpus: streams documents, divides them, leaves out duplicates of held-out ones, and encodes the rest.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -63,6 +63,34 @@ impl Default for CorpusOptions {
     }
 }
 
+impl CorpusOptions {
+    /// Whether a corpus of these domains can be made; no text is read.
+    ///
+    /// # Errors
+    /// [`DataError::Config`] where shares cannot be met, or names of domains are none or there twice.
+    pub fn check(&self, domains: &[Domain]) -> Result<(), DataError> {
+        self.shares.check()?;
+        check_share(self.max_damaged)?;
+        if self.block_bytes == 0 {
+            return Err(DataError::config("block_bytes", "must be at least 1"));
+        }
+        if domains.is_empty() {
+            return Err(DataError::config("domains", "name at least one"));
+        }
+        let mut names = BTreeSet::new();
+        for domain in domains {
+            check_name(&domain.name)?;
+            if !names.insert(domain.name.to_ascii_lowercase()) {
+                return Err(DataError::config(
+                    "domains",
+                    format!("two are called `{}`", domain.name),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Makes a corpus of domains in a new folder. `progress` hears of the bytes of files read, and of all.
 ///
 /// Text is read twice: to sketch the documents that are held out, and to encode. In memory are a block of text and its
@@ -79,7 +107,7 @@ pub fn build(
     options: &CorpusOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Corpus, DataError> {
-    check(domains, options)?;
+    options.check(domains)?;
     if folder.exists() {
         return Err(DataError::Exists {
             place: folder.display().to_string(),
@@ -149,28 +177,6 @@ pub fn build(
     Corpus::open(folder)
 }
 
-fn check(domains: &[Domain], options: &CorpusOptions) -> Result<(), DataError> {
-    options.shares.check()?;
-    check_share(options.max_damaged)?;
-    if options.block_bytes == 0 {
-        return Err(DataError::config("block_bytes", "must be at least 1"));
-    }
-    if domains.is_empty() {
-        return Err(DataError::config("domains", "name at least one"));
-    }
-    let mut names = BTreeSet::new();
-    for domain in domains {
-        check_name(&domain.name)?;
-        if !names.insert(domain.name.to_ascii_lowercase()) {
-            return Err(DataError::config(
-                "domains",
-                format!("two are called `{}`", domain.name),
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// A domain's name is that of a folder on any file system.
 pub(super) fn check_name(name: &str) -> Result<(), DataError> {
     let is_known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -184,6 +190,17 @@ pub(super) fn check_name(name: &str) -> Result<(), DataError> {
 
 fn token_bytes(tokenizer: &Tokenizer) -> u8 {
     if tokenizer.vocabulary() <= 1 << 16 { 2 } else { 4 }
+}
+
+/// The part of a document of this text.
+#[must_use]
+pub fn split_of(text: &str, shares: SplitShares, seed: u64) -> Split {
+    shares.split_of(&content_hash(text), seed)
+}
+
+/// White space at the ends is no content.
+fn content_hash(text: &str) -> [u8; 32] {
+    *blake3::hash(text.trim().as_bytes()).as_bytes()
 }
 
 /// What is known of a document from its content.
@@ -233,7 +250,7 @@ impl Work<'_> {
     }
 
     fn know(&self, text: &str) -> Known {
-        let hash = *blake3::hash(text.trim().as_bytes()).as_bytes();
+        let hash = content_hash(text);
         let split = self.options.shares.split_of(&hash, self.options.seed);
         Known { hash, split }
     }
@@ -336,6 +353,7 @@ impl Work<'_> {
         progress.done += source.total_bytes();
         let counts = source.counts();
         (removed.empty, removed.damaged) = (counts.empty, counts.damaged);
+        removed.first_damaged.clone_from(&counts.first_damaged);
         if counts.documents == 0 {
             return Err(DataError::NoText {
                 place: domain.path.display().to_string(),
@@ -435,9 +453,11 @@ impl HashedFile {
     }
 }
 
-/// A folder under a temporary name beside the one that it is to be; removed unless it is finished.
+/// A folder under a temporary name beside the one that it is to be, of this process alone; removed unless it is finished.
 struct Unfinished {
     folder: PathBuf,
+    lock: PathBuf,
+    _held: File,
 }
 
 impl Unfinished {
@@ -445,11 +465,29 @@ impl Unfinished {
     fn new(target: &Path) -> Result<Self, DataError> {
         let name = target.file_name().unwrap_or(target.as_os_str()).to_string_lossy();
         let folder = target.with_file_name(format!(".writing-{name}"));
+        let lock = target.with_file_name(format!(".writing-{name}.lock"));
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(|e| DataError::io(parent, e))?;
+        }
+        let held = File::create(&lock).map_err(|e| DataError::io(&lock, e))?;
+        match held.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(DataError::Busy {
+                    place: target.display().to_string(),
+                });
+            }
+            Err(TryLockError::Error(e)) => return Err(DataError::io(&lock, e)),
+        }
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(|e| DataError::io(&folder, e))?;
         }
-        fs::create_dir_all(&folder).map_err(|e| DataError::io(&folder, e))?;
-        Ok(Self { folder })
+        fs::create_dir(&folder).map_err(|e| DataError::io(&folder, e))?;
+        Ok(Self {
+            folder,
+            lock,
+            _held: held,
+        })
     }
 
     fn finish(self, target: &Path) -> Result<(), DataError> {
@@ -461,5 +499,6 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         // Renamed, it is not there any more; an error on the way here is the one to tell of.
         let _ = fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_file(&self.lock);
     }
 }

@@ -110,6 +110,8 @@ pub struct Removed {
     pub empty: u64,
     /// No text, or no line as it should be.
     pub damaged: u64,
+    /// Where the first of these are, and what they are instead.
+    pub first_damaged: Vec<String>,
     /// Training documents with the words of a held-out document of any domain, in order.
     pub exact_duplicates: u64,
     /// Other training documents that are nearly a held-out one.

@@ -13,7 +13,7 @@ mod tokenizer;
 mod training;
 mod windows;
 
-pub use build::{CorpusOptions, Domain, build};
+pub use build::{CorpusOptions, Domain, build, split_of};
 pub use corpus::{Corpus, DomainFacts, Facts, Part, PartFacts, Removed, SplitFacts, TokenizerFacts};
 pub use minhash::{HASHES, THRESHOLD};
 pub use source::{At, Counts, Document, Documents, MAX_DOCUMENT_BYTES, Place};

@@ -8,7 +8,9 @@ use std::sync::OnceLock;
 
 use offshoot_family::files::write_atomic;
 use rayon::prelude::*;
+use serde_json::json;
 use tokenizers::models::ModelWrapper;
+use tokenizers::processors::PostProcessorWrapper;
 
 use crate::error::DataError;
 
@@ -128,7 +130,7 @@ impl Tokenizer {
             };
             names.iter().find_map(of)
         };
-        Ok(Self {
+        let mut read = Self {
             begin: named(BEGIN),
             end: named(END),
             hash: blake3::hash(&content).to_hex().to_string(),
@@ -136,7 +138,10 @@ impl Tokenizer {
             plain,
             with_special: OnceLock::new(),
             content,
-        })
+        };
+        // A tokenizer that takes no letter is refused where text comes.
+        read.begin = read.leading().ok().flatten().or(read.begin);
+        Ok(read)
     }
 
     /// Names the tokens that begin and end a text, where the file does not or names others. `None` leaves a token as it
@@ -166,8 +171,8 @@ impl Tokenizer {
         self.vocabulary
     }
 
-    /// The token that begins a text, where one is known: an added, special token named `<s>`, `<bos>`,
-    /// `<|begin_of_text|>` or `<|startoftext|>`, or what [`Tokenizer::with_text_tokens`] said.
+    /// The token that begins a text, where one is known: the [leading](Tokenizer::leading) one, or an added, special token named
+    /// `<s>`, `<bos>`, `<|begin_of_text|>` or `<|startoftext|>`, or what [`Tokenizer::with_text_tokens`] said.
     #[must_use]
     pub fn begin_of_text(&self) -> Option<u32> {
         self.begin
@@ -192,6 +197,57 @@ impl Tokenizer {
         let framed = framed.get_ids();
         let lead = framed.windows(plain.len().max(1)).position(|part| part == plain);
         Ok(lead.filter(|&lead| lead > 0).map(|_| framed[0]))
+    }
+
+    /// This tokenizer with a file that puts `begin` before a text, or nothing, for programs that ask the file. A file that does so
+    /// already stays as it is; of another, what it put behind a text goes with what it put before.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] where there is no such token.
+    pub fn beginning_with(&self, begin: Option<u32>) -> Result<Self, DataError> {
+        const PLACE: &str = "the tokenizer with its begin-of-text token";
+        let failed = |reason: String| DataError::Tokenizer {
+            place: PLACE.into(),
+            reason,
+        };
+        let content = if self.leading()? == begin {
+            self.content.clone()
+        } else {
+            let text = std::str::from_utf8(&self.content).map_err(|e| failed(e.to_string()))?;
+            let mut inner = guarded(|| text.parse::<tokenizers::Tokenizer>())?;
+            let template: Option<Result<PostProcessorWrapper, DataError>> = begin.map(|id| {
+                let name = self.token(id).ok_or_else(|| failed(format!("no token has id {id}")))?;
+                let token = json!({ "SpecialToken": { "id": name, "type_id": 0 } });
+                let sequence = |name: &str| json!({ "Sequence": { "id": name, "type_id": 0 } });
+                let template = json!({
+                    "type": "TemplateProcessing",
+                    "single": [token, sequence("A")],
+                    "pair": [token, sequence("A"), sequence("B")],
+                    "special_tokens": { &name: { "id": name, "ids": [id], "tokens": [name] } }
+                });
+                serde_json::from_value(template).map_err(|e| failed(e.to_string()))
+            });
+            let template = template.transpose()?;
+            inner.with_post_processor(template);
+            guarded(|| inner.to_string(true))?.into_bytes()
+        };
+        let mut framed = Self::from_bytes(content, PLACE)?;
+        if framed.leading()? != begin {
+            return Err(failed(
+                "the token at the beginning of a text cannot be told apart from the text".into(),
+            ));
+        }
+        framed.set_text_tokens(self.begin, self.end);
+        Ok(framed)
+    }
+
+    /// Whether text has the same tokens by both: they are one but for what is put [before a text](Tokenizer::beginning_with).
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] where one cannot take a letter.
+    pub fn reads_as(&self, other: &Self) -> Result<bool, DataError> {
+        let becomes = |one: &Self, other: &Self| Ok(one.beginning_with(other.leading()?)?.hash == other.hash);
+        Ok(self.hash == other.hash || becomes(self, other)? || becomes(other, self)?)
     }
 
     /// The blake3 hash of the file's content, hex.

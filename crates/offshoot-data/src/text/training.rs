@@ -17,10 +17,11 @@ use tokenizers::{
 };
 
 use super::block::{Blocks, Limits};
+use super::build::split_of;
 use super::source::Documents;
 use super::tokenizer::{Tokenizer, guarded};
 use crate::error::DataError;
-use crate::split::unit;
+use crate::split::{Split, SplitShares, unit};
 
 /// The most text that is counted, in bytes: the trainers count pairs in 31 bits.
 pub const MAX_SAMPLE_BYTES: u64 = 1 << 30;
@@ -64,8 +65,11 @@ pub struct Training {
     /// At most about this much text is counted, in bytes, up to [`MAX_SAMPLE_BYTES`]. Of more text each document is taken
     /// with the same probability, by its content and the seed.
     pub sample_bytes: u64,
-    /// Chooses the documents of a sample.
+    /// Chooses the documents of a sample, and with `shares` those that are held out.
     pub seed: u64,
+    /// The shares of documents that a corpus of this seed holds out, as [`build`](super::build()) divides them: these are not
+    /// counted. Without any, as from the start, all are.
+    pub shares: SplitShares,
     /// The share of damaged documents that is allowed.
     pub max_damaged: f64,
 }
@@ -84,8 +88,18 @@ impl Training {
             special: special.iter().map(|&name| name.to_owned()).collect(),
             sample_bytes: 512 << 20,
             seed: 0,
+            shares: SplitShares { val: 0.0, test: 0.0 },
             max_damaged: 0.01,
         }
+    }
+
+    fn holds_out(&self) -> bool {
+        self.shares.val + self.shares.test > 0.0
+    }
+
+    /// Whether a document is one to train on.
+    fn counts(&self, text: &str) -> bool {
+        !self.holds_out() || split_of(text, self.shares, self.seed) == Split::Train
     }
 
     /// The tokens that are there whatever the text.
@@ -93,7 +107,12 @@ impl Training {
         self.special.len() + 256
     }
 
-    fn check(&self) -> Result<(), DataError> {
+    /// Whether a tokenizer can be trained like this; no text is read.
+    ///
+    /// # Errors
+    /// [`DataError::Config`] with the number or name that cannot work.
+    pub fn check(&self) -> Result<(), DataError> {
+        self.shares.check()?;
         let fixed = self.fixed();
         if !(fixed..=1 << 24).contains(&self.vocabulary) {
             let reason = format!(
@@ -153,7 +172,9 @@ impl Tokenizer {
         for mut source in sources {
             let mut blocks = Blocks::new(&mut source, Limits::default());
             while let Some(block) = blocks.next()? {
-                text_bytes += block.bytes;
+                let texts = block.documents.par_iter().map(|document| document.text.as_str());
+                let counted = texts.filter(|text| training.counts(text));
+                text_bytes += counted.map(|text| text.len() as u64).sum::<u64>();
                 progress(done + blocks.done_bytes(), total);
             }
             done += source.total_bytes();
@@ -164,7 +185,11 @@ impl Tokenizer {
                 .map_or_else(String::new, |path| path.display().to_string());
             return Err(DataError::NoText {
                 place,
-                found: "no document that is not blank".into(),
+                found: if training.holds_out() {
+                    "no document that is neither blank nor held out".into()
+                } else {
+                    "no document that is not blank".into()
+                },
             });
         }
         let share = training.sample_bytes as f64 / text_bytes as f64;
@@ -179,6 +204,7 @@ impl Tokenizer {
                     .documents
                     .iter()
                     .map(|document| document.text.as_str())
+                    .filter(|text| training.counts(text))
                     .filter(|text| {
                         let is_taken = is_sampled(text, training.seed, share) && taken < MAX_SAMPLE_BYTES;
                         taken += if is_taken { text.len() as u64 } else { 0 };

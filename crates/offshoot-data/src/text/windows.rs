@@ -389,12 +389,6 @@ impl Batches {
         &self.windows
     }
 
-    /// Batches after which as many windows were drawn as there are, rounded up.
-    #[must_use]
-    pub fn steps_per_pass(&self) -> u64 {
-        self.windows.len.div_ceil(self.draw.batch as u64)
-    }
-
     /// The numbers of the windows of batch `step`.
     #[must_use]
     pub fn numbers(&self, step: u64) -> Vec<u64> {

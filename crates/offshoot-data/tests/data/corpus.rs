@@ -278,6 +278,10 @@ fn empty_and_damaged_documents_are_counted_by_domain_and_too_many_are_an_error()
         (facts.documents, facts.removed.empty, facts.removed.damaged),
         (20, 1, 1)
     );
+    let [place] = &facts.removed.first_damaged[..] else {
+        panic!("{:?}", facts.removed);
+    };
+    assert!(place.contains("a.jsonl:22"), "{place}");
 }
 
 #[test]
@@ -337,6 +341,22 @@ fn what_a_killed_process_left_is_in_nobodys_way() {
     let domains = domains(root.path(), &[("a", stories(5, 1))]);
     made(root.path(), &domains, &options()).unwrap();
     assert!(!root.path().join(".writing-corpus").exists());
+}
+
+#[test]
+fn two_processes_do_not_write_one_corpus() {
+    let root = TempDir::new().unwrap();
+    let domains = domains(root.path(), &[("a", stories(5, 1))]);
+    let other = fs::File::create(root.path().join(".writing-corpus.lock")).unwrap();
+    other.lock().unwrap();
+    put(root.path(), ".writing-corpus/domains/a/train.tokens", b"half");
+    let error = made(root.path(), &domains, &options()).unwrap_err();
+    assert!(matches!(error, DataError::Busy { .. }), "{error}");
+    assert!(root.path().join(".writing-corpus/domains/a/train.tokens").is_file());
+    drop(other);
+    made(root.path(), &domains, &options()).unwrap();
+    let left = fs::read_dir(root.path()).unwrap().count();
+    assert_eq!(left, 2, "the text and the corpus");
 }
 
 #[test]

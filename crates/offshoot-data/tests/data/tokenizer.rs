@@ -121,6 +121,33 @@ fn text_tokens_can_be_named() {
 }
 
 #[test]
+fn a_file_can_be_made_to_put_a_token_before_a_text_or_none() {
+    for tokenizer in [tokenizer(), &unigram()] {
+        assert_eq!(tokenizer.leading().unwrap(), None);
+        let same = tokenizer.beginning_with(None).unwrap();
+        assert_eq!(same.content(), tokenizer.content());
+        // Any token will do, one whose name is a template's sign, too.
+        for id in [tokenizer.end_of_text().unwrap(), tokenizer.id(":").unwrap_or(3), 40] {
+            let framed = tokenizer.beginning_with(Some(id)).unwrap();
+            assert_eq!(framed.leading().unwrap(), Some(id));
+            assert_ne!(framed.hash(), tokenizer.hash());
+            let text = "A story: <s>, of naïve cats.";
+            assert_eq!(framed.encode(text).unwrap(), tokenizer.encode(text).unwrap());
+            assert_eq!(framed.end_of_text(), tokenizer.end_of_text());
+            assert!(framed.reads_as(tokenizer).unwrap() && tokenizer.reads_as(&framed).unwrap());
+            // Opened by itself, it is known to begin texts with the token.
+            let again = Tokenizer::from_bytes(framed.content().to_vec(), "x").unwrap();
+            assert_eq!(again.begin_of_text(), Some(id));
+            assert_eq!(again.beginning_with(Some(id)).unwrap().content(), framed.content());
+            assert_eq!(again.beginning_with(None).unwrap().leading().unwrap(), None);
+        }
+        let error = tokenizer.beginning_with(Some(1 << 20)).unwrap_err();
+        assert!(error.to_string().contains("no token has id 1048576"), "{error}");
+    }
+    assert!(!unigram().reads_as(tokenizer()).unwrap());
+}
+
+#[test]
 fn truncation_padding_and_dropout_of_the_file_are_not_applied() {
     let mut value: serde_json::Value = serde_json::from_slice(tokenizer().content()).unwrap();
     value["truncation"] = serde_json::json!({

@@ -231,7 +231,7 @@ fn a_pass_meets_every_window_once_and_the_next_in_another_order() {
     // Passes end within batches.
     let batch = if len.is_multiple_of(7) { 8 } else { 7 };
     let batches = drawing(batch, 3);
-    let drawn: Vec<u64> = (0..batches.steps_per_pass() * 4)
+    let drawn: Vec<u64> = (0..(len.div_ceil(batch) * 4) as u64)
         .flat_map(|step| batches.numbers(step))
         .collect();
     let passes: Vec<&[u64]> = drawn.chunks(len).take(3).collect();
