@@ -15,7 +15,7 @@ pub(crate) struct Sample<'a> {
     step: &'a Value,
     /// What it begins with; empty for nothing.
     prompt: String,
-    /// What the model wrote.
+    /// What the model wrote behind it.
     text: String,
     /// Whether that was longer.
     cut: bool,
@@ -32,7 +32,7 @@ fn sample(line: &Map<String, Value>) -> Option<Sample<'_>> {
     let step = line.get("step").filter(|step| step.is_u64())?;
     let text = line.get("text")?.as_str()?;
     let prompt = line.get("prompt").and_then(Value::as_str).unwrap_or_default();
-    let (text, cut) = short(text.strip_prefix(prompt).unwrap_or(text), MOST_CHARACTERS.0);
+    let (text, cut) = short(text, MOST_CHARACTERS.0);
     let (prompt, _) = short(prompt, MOST_CHARACTERS.1);
     Some(Sample {
         step,
@@ -70,7 +70,8 @@ mod tests {
     }
 
     #[test]
-    fn the_last_samples_are_shown_without_their_prompts() {
+    fn the_last_samples_are_shown_with_all_that_was_written_behind_their_prompts() {
+        // The first words of what is written may be those of the prompt once more.
         let mut lines: Vec<_> = (1..=9)
             .map(|step| line(json!({"step": step, "prompt": "The ", "text": format!("The end of {step}")})))
             .collect();
@@ -78,7 +79,7 @@ mod tests {
         lines.push(line(json!({"prompt": "", "text": "no step"})));
         let samples = latest(&lines);
         let texts: Vec<&str> = samples.iter().map(|sample| sample.text.as_str()).collect();
-        assert_eq!(texts, ["end of 6", "end of 7", "end of 8", "end of 9"]);
+        assert_eq!(texts, ["The end of 6", "The end of 7", "The end of 8", "The end of 9"]);
         assert!(samples.iter().all(|sample| sample.prompt == "The " && !sample.cut));
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use offshoot_data::text::{Batches, Corpus};
+use offshoot_data::text::{Batches, Corpus, Tokenizer};
 use offshoot_data::{DataError, Split};
 use offshoot_eval::{Means, Perplexity, Sliding, TextScorer};
 use offshoot_family::{Shape, Space};
@@ -15,6 +15,7 @@ use offshoot_zoo::{DecoderNetwork, TensorSpec, Weights};
 use super::cost::Predicted;
 use super::recipe::{Draws, LanguageRecipe};
 use super::step::{Child, Objective};
+use crate::elastic::recipe::RecipeProblem;
 use crate::train::error::LearnerError;
 use crate::train::optimizer::{self, AdamW, Gradients, Rate};
 use crate::train::state::TrainState;
@@ -46,14 +47,21 @@ pub struct LanguageLearner {
     batches: Batches,
     /// What probes score.
     val: Vec<Document>,
+    /// What samples begin with, and its tokens.
+    prompts: Vec<(String, Vec<u32>)>,
 }
 
 impl LanguageLearner {
-    /// A learner at step 0 of a resolved recipe, on `batches`; probes score documents of the val part of the same corpus.
+    /// A learner at step 0 of a resolved recipe, on `batches`; probes score documents of the val part of the same corpus. All of the
+    /// corpus is read once, to see that it is what its fingerprint says: opening it does not, and a run must not go on with other
+    /// tokens than those that it started with.
     ///
     /// # Errors
-    /// If the recipe's numbers or the space do not work, or documents cannot be read.
+    /// If the recipe's numbers or the space do not work, the corpus was changed, documents cannot be read, or a prompt leaves no room
+    /// for a sample.
     pub fn new(recipe: &LanguageRecipe, batches: Batches, device: &Device) -> Result<Self, LearnerError> {
+        let corpus = batches.windows().corpus();
+        corpus.verify().map_err(LearnerError::Corpus)?;
         let network = recipe.network()?;
         let specs = network.specs();
         let space = recipe.space()?;
@@ -69,10 +77,12 @@ impl LanguageLearner {
             predicted: Some(Predicted::default()),
             taken_over: false,
             val: spread(
-                batches.windows().corpus(),
+                corpus,
                 recipe.probe.documents,
                 network.decoder().context,
+                begin(recipe, corpus.tokenizer()),
             )?,
+            prompts: prompts(recipe, corpus.tokenizer(), network.decoder().context)?,
             batches,
             network,
             recipe: recipe.clone(),
@@ -145,8 +155,7 @@ impl LanguageLearner {
         let weights = materialize(&self.weights, plan);
         let context = network.decoder().context;
         let sliding = Sliding::new(context, None, context)?;
-        let tokenizer = self.batches.windows().corpus().tokenizer();
-        let begin = tokenizer.begin_of_text().filter(|_| self.recipe.data.begin_of_text);
+        let begin = begin(&self.recipe, self.batches.windows().corpus().tokenizer());
         let mut found = Vec::new();
         for documents in self.val.chunk_by(|a, b| a.domain == b.domain) {
             let mut scorer = TextScorer::new(network, &weights, sliding, begin)?;
@@ -167,14 +176,22 @@ impl LanguageLearner {
 struct Document {
     /// Its domain's number in the corpus.
     domain: usize,
-    /// Its first tokens, as many as fit a window.
+    /// Its first tokens, as many as fit a window with the token that begins a text, if one does.
     tokens: Vec<u32>,
     /// UTF-8 bytes of the whole document.
     bytes: u64,
 }
 
-/// The beginnings of at most `limit` documents of the val part of each domain, evenly spaced.
-fn spread(corpus: &Corpus, limit: u64, context: usize) -> Result<Vec<Document>, DataError> {
+/// The token that each document of a run begins with, if one does.
+fn begin(recipe: &LanguageRecipe, tokenizer: &Tokenizer) -> Option<u32> {
+    tokenizer.begin_of_text().filter(|_| recipe.begins())
+}
+
+/// The beginnings of at most `limit` documents of the val part of each domain, evenly spaced, so long that each fills a window of
+/// `context` tokens with `begin` in front and needs no second one.
+fn spread(corpus: &Corpus, limit: u64, context: usize, begin: Option<u32>) -> Result<Vec<Document>, DataError> {
+    let lead = usize::from(begin.is_some());
+    let most = context.saturating_sub(lead) as u64;
     let mut chosen = Vec::new();
     for domain in 0..corpus.facts().domains.len() {
         let Some(part) = corpus.part(domain, Split::Val) else {
@@ -185,9 +202,9 @@ fn spread(corpus: &Corpus, limit: u64, context: usize) -> Result<Vec<Document>, 
         for number in (0..taken).map(|i| i * count / taken) {
             let mut tokens = Vec::new();
             let span = part.span(number);
-            part.read(span.start..span.end.min(span.start + context as u64), &mut tokens)?;
-            // One token has nothing before it to be predicted from.
-            if tokens.len() > 1 {
+            part.read(span.start..span.end.min(span.start.saturating_add(most)), &mut tokens)?;
+            // The first token of a window has nothing before it to be predicted from.
+            if lead + tokens.len() > 1 {
                 chosen.push(Document {
                     domain,
                     tokens,
@@ -197,6 +214,52 @@ fn spread(corpus: &Corpus, limit: u64, context: usize) -> Result<Vec<Document>, 
         }
     }
     Ok(chosen)
+}
+
+/// The prompts of samples with their tokens. An empty one is the token that stands between documents; without such a token there is
+/// nothing to go on from, and no sample of it.
+fn prompts(
+    recipe: &LanguageRecipe,
+    tokenizer: &Tokenizer,
+    context: usize,
+) -> Result<Vec<(String, Vec<u32>)>, LearnerError> {
+    let mut found = Vec::new();
+    for prompt in &recipe.probe.prompts {
+        let mut tokens: Vec<u32> = begin(recipe, tokenizer).into_iter().collect();
+        tokens.extend(tokenizer.encode_prompt(prompt)?);
+        if tokens.is_empty() {
+            tokens.extend(tokenizer.end_of_text());
+        }
+        if tokens.len() >= context {
+            let reason = format!(
+                "{} tokens leave no room for a sample in a context of {context}; give a shorter prompt",
+                tokens.len()
+            );
+            return Err(LearnerError::Recipe(RecipeProblem::Value {
+                key: "probe.prompts",
+                value: prompt.clone(),
+                reason,
+            }));
+        }
+        if !tokens.is_empty() {
+            found.push((prompt.clone(), tokens));
+        }
+    }
+    Ok(found)
+}
+
+/// The text that the tokens `made` add to that of `read`: what stands before a token decides whether its text begins with a space.
+fn continuation(tokenizer: &Tokenizer, read: &[u32], made: &[u32]) -> Result<String, DataError> {
+    let mut decoding = tokenizer.decoding(false);
+    for &token in read {
+        decoding.push(token)?;
+    }
+    let mut text = String::new();
+    for &token in made {
+        text.push_str(&decoding.push(token)?);
+    }
+    text.push_str(&decoding.finish()?);
+    Ok(text)
 }
 
 impl Learner for LanguageLearner {
@@ -304,7 +367,7 @@ impl Learner for LanguageLearner {
         Ok(values)
     }
 
-    /// What the intact network writes behind each prompt; an empty one is the token that stands between documents.
+    /// What the intact network writes behind each prompt.
     fn samples(&mut self) -> Result<Vec<(String, String)>, LearnerError> {
         let probe = &self.recipe.probe;
         let tokenizer = self.batches.windows().corpus().tokenizer();
@@ -313,28 +376,19 @@ impl Learner for LanguageLearner {
             seed: self.recipe.seed,
             ..Sampling::default()
         };
-        let end = tokenizer.end_of_text();
-        let ends: Vec<u32> = end.into_iter().collect();
+        let ends: Vec<u32> = tokenizer.end_of_text().into_iter().collect();
         let mut samples = Vec::new();
-        for (number, prompt) in probe.prompts.iter().enumerate() {
-            let first = tokenizer.begin_of_text().filter(|_| self.recipe.data.begin_of_text);
-            let mut read: Vec<u32> = first.into_iter().collect();
-            read.extend(tokenizer.encode_prompt(prompt)?);
-            if read.is_empty() {
-                read.extend(end);
-            }
-            read.truncate(self.network.decoder().context);
-            if read.is_empty() {
-                continue;
-            }
-            let mut generator = Generator::new(&self.network, &self.weights, usize::MAX)?;
-            generator.read(&read)?;
+        for (number, (prompt, read)) in self.prompts.iter().enumerate() {
+            // Room for no more than is asked for: that of a long context can be larger than the model.
+            let room = read.len().saturating_add(probe.tokens);
+            let mut generator = Generator::new(&self.network, &self.weights, room)?;
+            generator.read(read)?;
             let mut made = Vec::new();
             generator.generate(&sampling, number as u64, probe.tokens, &ends, &mut |token| {
                 made.push(token);
                 true
             })?;
-            samples.push((prompt.clone(), tokenizer.decode(&made, false)?));
+            samples.push((prompt.clone(), continuation(tokenizer, read, &made)?));
         }
         Ok(samples)
     }

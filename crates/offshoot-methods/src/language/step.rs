@@ -37,16 +37,6 @@ impl Batch {
     pub fn predicted(&self) -> usize {
         self.targets.iter().flatten().count()
     }
-
-    /// The tokens.
-    pub fn tokens(&self) -> &Tokens {
-        &self.tokens
-    }
-
-    /// For each row the token behind it, if there is one.
-    pub fn targets(&self) -> &Arc<[Option<u32>]> {
-        &self.targets
-    }
 }
 
 /// A sub-network of a step.
@@ -227,7 +217,7 @@ impl Pass<'_> {
             None => tracked.clone(),
         };
         if !self.recompute {
-            let logits = self.network.logits(&own, batch.tokens());
+            let logits = self.network.logits(&own, &batch.tokens);
             let (total, loss, taught) = target.loss(logits, batch, factor);
             let mut found = total.backward();
             return (loss, taught, tracked.gradients(&mut found));
@@ -248,7 +238,7 @@ impl Pass<'_> {
         target: &Target<'_>,
         factor: f64,
     ) -> (f64, Option<Tensor<2>>, Gradients) {
-        let (network, tokens) = (self.network, batch.tokens());
+        let (network, tokens) = (self.network, &batch.tokens);
         let depth = network.decoder().depth;
         let mut inputs = vec![network.embed(weights, tokens)];
         for block in 0..depth {

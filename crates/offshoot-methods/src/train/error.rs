@@ -28,6 +28,9 @@ pub enum LearnerError {
     /// The images or the text cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// The corpus of a run is not what it was written as.
+    #[error(transparent)]
+    Corpus(DataError),
     /// A sub-network cannot be measured.
     #[error(transparent)]
     Eval(#[from] EvalError),
@@ -52,6 +55,9 @@ impl LearnerError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Data(error) => error.hint().map(Into::into),
+            Self::Corpus(_) => {
+                Some("put the files of the corpus back as they were, or make it again and start a new run".into())
+            }
             Self::Sampling(error) => error.hint(),
             Self::Eval(error) => error.hint(),
             Self::Generate(error) => error.hint(),

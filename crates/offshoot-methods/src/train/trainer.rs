@@ -105,7 +105,7 @@ pub trait Observer {
     /// After every step.
     fn stepped(&mut self, done: u64, of: u64, report: &StepReport, took: Duration);
 
-    /// After a probe.
+    /// After a probe that found something to measure.
     fn probed(&mut self, done: u64, values: &[(String, f64)]);
 
     /// After samples were made: what each was given, and what was made of it.
@@ -194,8 +194,10 @@ pub fn train<L: Learner>(
         observer.stepped(done, steps, &report, took);
         if last || due(done, context.cadence.probe_every) {
             let values = learner.probe().map_err(TrainError::Learner)?;
-            logs.probe(context, done, &values)?;
-            observer.probed(done, &values);
+            if !values.is_empty() {
+                logs.probe(context, done, &values)?;
+                observer.probed(done, &values);
+            }
             let samples = learner.samples().map_err(TrainError::Learner)?;
             logs.samples(done, &samples)?;
             observer.sampled(done, &samples);
