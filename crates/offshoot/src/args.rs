@@ -246,7 +246,7 @@ pub struct Pretrain {
     /// Run folder to make.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Start from this model instead of fresh weights: a run, an exported child, or a folder of transformers or timm.
+    /// Start from this model instead of fresh weights: a run, an exported child, a folder of transformers or timm, or a GGUF file.
     #[arg(long, value_name = "PATH")]
     pub init: Option<PathBuf>,
     /// Go on with the run in this folder, from its newest checkpoint.

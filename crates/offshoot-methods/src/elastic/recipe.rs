@@ -333,6 +333,27 @@ pub enum RecipeProblem {
     Network(#[from] NetworkError),
 }
 
+/// Most examples of one step, of images as of text.
+pub(crate) const LARGEST_BATCH: usize = 1 << 20;
+
+/// Refuses numbers of AdamW that end in a division by zero: it divides by `1 - beta` and, where no gradient was, by epsilon in fp32.
+pub(crate) fn check_adam(beta1: f64, beta2: f64, epsilon: f64) -> Result<(), RecipeProblem> {
+    let problem = |key, value: f64, reason: &str| RecipeProblem::Value {
+        key,
+        value: value.to_string(),
+        reason: reason.into(),
+    };
+    for (key, beta) in [("optim.beta1", beta1), ("optim.beta2", beta2)] {
+        if !(0.0..1.0).contains(&beta) {
+            return Err(problem(key, beta, "must lie between 0 and 1, 1 excluded"));
+        }
+    }
+    if !(epsilon.is_finite() && epsilon as f32 > 0.0) {
+        return Err(problem("optim.epsilon", epsilon, "must be above 0, in fp32 too"));
+    }
+    Ok(())
+}
+
 /// What the data says about the `auto` values that depend on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataFacts {
@@ -484,7 +505,7 @@ impl ElasticRecipe {
                 "batch and epochs must be at least 1",
             );
         }
-        if self.train.batch > 1 << 20 || self.train.epochs > 1 << 30 {
+        if self.train.batch > LARGEST_BATCH || self.train.epochs > 1 << 30 {
             return bad(
                 "train.epochs",
                 self.train.epochs.to_string(),
@@ -527,6 +548,7 @@ impl ElasticRecipe {
                 return bad(key, positive.to_string(), "must be above 0");
             }
         }
+        check_adam(self.optim.beta1, self.optim.beta2, self.optim.epsilon)?;
         if self.optim.stretch > 1.0 {
             return bad("optim.stretch", self.optim.stretch.to_string(), "must be at most 1");
         }

@@ -10,7 +10,7 @@ use offshoot_zoo::{DecoderNetwork, TensorSpec};
 use serde::{Deserialize, Serialize};
 
 use super::step::Distillation;
-use crate::elastic::recipe::{InitRecipe, RecipeProblem};
+use crate::elastic::recipe::{InitRecipe, LARGEST_BATCH, RecipeProblem, check_adam};
 use crate::elastic::sampling::{Sampler, SamplingError};
 use crate::train::optimizer::Rate;
 use crate::train::schedule::{TruncatedCosine, WarmupConstant};
@@ -73,8 +73,8 @@ pub struct DataRecipe {
     pub near_duplicates: bool,
     /// Whether documents are joined and cut into windows of exactly the context.
     pub packing: bool,
-    /// Whether each document begins with the begin-of-text token.
-    pub begin_of_text: bool,
+    /// Whether each document begins with the begin-of-text token. auto: if the tokenizer puts it before a text.
+    pub begin_of_text: Auto<bool>,
     /// Whether each document ends with the end-of-text token. auto: if the tokenizer has one.
     pub end_of_text: Auto<bool>,
 }
@@ -226,7 +226,7 @@ impl Default for LanguageRecipe {
                 max_damaged: 0.01,
                 near_duplicates: true,
                 packing: false,
-                begin_of_text: false,
+                begin_of_text: Auto::Auto,
                 end_of_text: Auto::Auto,
             },
             parent: Architecture::Decoder(Decoder {
@@ -296,6 +296,8 @@ impl Default for LanguageRecipe {
 pub struct CorpusFacts {
     /// Ids that its tokenizer may give.
     pub vocabulary: usize,
+    /// Whether its tokenizer puts the token that begins a text before it.
+    pub begin_of_text: bool,
     /// Whether its tokenizer has a token that ends a text.
     pub end_of_text: bool,
     /// Its fingerprint.
@@ -346,6 +348,7 @@ impl LanguageRecipe {
             return Err(value("parent.vocabulary", decoder.vocabulary, reason));
         }
         self.parent = Architecture::Decoder(decoder);
+        self.data.begin_of_text.resolve(|| corpus.begin_of_text);
         self.data.end_of_text.resolve(|| corpus.end_of_text);
         self.data.fingerprint.resolve(|| corpus.fingerprint.clone());
         if self.data.end_of_text.value() == Some(&true) && !corpus.end_of_text {
@@ -358,6 +361,11 @@ impl LanguageRecipe {
         Ok(())
     }
 
+    /// Whether documents begin with the begin-of-text token.
+    pub fn begins(&self) -> bool {
+        self.data.begin_of_text.value() == Some(&true)
+    }
+
     fn check(&self) -> Result<(), RecipeProblem> {
         if self.method != METHOD {
             return Err(value(
@@ -366,29 +374,34 @@ impl LanguageRecipe {
                 "this is a recipe of the method `language`",
             ));
         }
-        for (key, count) in [
-            ("train.batch", self.train.batch as u64),
-            ("train.steps", self.train.steps),
-            ("train.at_once", self.train.at_once.value().map_or(1, |&n| n as u64)),
-            ("space.depth_step", self.space.depth_step as u64),
+        for (key, count, least, most) in [
+            ("train.batch", self.train.batch as u64, 1, LARGEST_BATCH as u64),
+            ("train.steps", self.train.steps, 1, 1 << 40),
+            (
+                "train.at_once",
+                self.train.at_once.value().map_or(1, |&n| n as u64),
+                1,
+                LARGEST_BATCH as u64,
+            ),
+            ("space.depth_step", self.space.depth_step as u64, 1, 1 << 40),
+            ("elastic.random", self.elastic.random as u64, 0, 1 << 20),
         ] {
-            if count == 0 || count > 1 << 40 {
-                return Err(value(key, count, "must be at least 1, and no number beyond all use"));
+            if !(least..=most).contains(&count) {
+                return Err(value(
+                    key,
+                    count,
+                    format!("must be at least {least}, and at most {most}"),
+                ));
             }
         }
-        for (key, share) in [
-            ("elastic.distillation", self.elastic.distillation),
-            ("optim.beta1", self.optim.beta1),
-            ("optim.beta2", self.optim.beta2),
-        ] {
-            if !(0.0..=1.0).contains(&share) {
-                return Err(value(key, share, "must lie between 0 and 1"));
-            }
+        if !(0.0..=1.0).contains(&self.elastic.distillation) {
+            let reason = "must lie between 0 and 1";
+            return Err(value("elastic.distillation", self.elastic.distillation, reason));
         }
+        check_adam(self.optim.beta1, self.optim.beta2, self.optim.epsilon)?;
         for (key, positive) in [
             ("elastic.temperature", self.elastic.temperature),
             ("optim.clip", self.optim.clip),
-            ("optim.epsilon", self.optim.epsilon),
         ] {
             if !(positive.is_finite() && positive > 0.0) {
                 return Err(value(key, positive, "must be above 0"));
@@ -403,6 +416,19 @@ impl LanguageRecipe {
             if !(number.is_finite() && number >= 0.0) {
                 return Err(value(key, number, "must be a number, not negative"));
             }
+        }
+        let weights = self.data.weights.values();
+        if let Some(wrong) = weights.clone().find(|weight| !(weight.is_finite() && **weight >= 0.0)) {
+            return Err(value("data.weights", wrong, "must be numbers, not negative"));
+        }
+        let total: f64 = weights.sum();
+        let is_shared = self.data.weights.is_empty() || total > 0.0;
+        if !is_shared || total.is_infinite() {
+            return Err(value(
+                "data.weights",
+                total,
+                "one must be above 0, and their sum a number",
+            ));
         }
         let names = self.data.domains.keys();
         if let Some((name, _)) = self
@@ -611,6 +637,7 @@ mod tests {
         let mut recipe = small();
         let corpus = CorpusFacts {
             vocabulary: 257,
+            begin_of_text: false,
             end_of_text: true,
             fingerprint: "f00d".into(),
         };
@@ -628,6 +655,38 @@ mod tests {
             error.contains("parent.vocabulary = 100") && error.contains("257"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn numbers_beyond_all_use_are_refused_by_the_name_of_their_key() {
+        let refused = |change: &dyn Fn(&mut LanguageRecipe), says: &str| {
+            let mut recipe = small();
+            change(&mut recipe);
+            let error = recipe.resolve(None).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        };
+        let large = 1 << 20;
+        refused(&|r| r.train.batch = large + 1, "train.batch = 1048577");
+        refused(&|r| r.train.batch = 0, "train.batch = 0");
+        refused(&|r| r.train.at_once = Auto::Value(large + 1), "train.at_once = 1048577");
+        refused(&|r| r.elastic.random = large + 1, "elastic.random = 1048577");
+        refused(&|r| r.optim.beta1 = 1.0, "optim.beta1 = 1");
+        refused(&|r| r.optim.beta2 = 1.0, "optim.beta2 = 1");
+        refused(&|r| r.optim.beta2 = f64::NAN, "optim.beta2 = NaN");
+        refused(&|r| r.optim.epsilon = 0.0, "optim.epsilon = 0");
+        let weigh = |r: &mut LanguageRecipe, weights: &[f64]| {
+            for (name, weight) in ["a", "b"].into_iter().zip(weights) {
+                r.data.weights.insert(name.into(), *weight);
+            }
+        };
+        refused(&|r| weigh(r, &[1.0, -1.0]), "data.weights = -1");
+        refused(&|r| weigh(r, &[f64::INFINITY]), "data.weights = inf");
+        refused(&|r| weigh(r, &[0.0, 0.0]), "data.weights = 0");
+        refused(&|r| weigh(r, &[f64::MAX, f64::MAX]), "data.weights = inf");
+        let mut most = small();
+        (most.train.batch, most.elastic.random) = (large, 0);
+        (most.optim.beta1, most.optim.beta2) = (0.0, 0.0);
+        most.resolve(None).unwrap();
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `offshoot import`: a model of others, checked, and made a run with one child.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use offshoot_data::SplitShares;
 use offshoot_family::architecture::LARGEST_IMAGE;
@@ -56,7 +56,8 @@ pub fn run(args: &Import) -> Result<(), Failure> {
     };
     let space = model.network()?.space(SpaceBounds::default())?;
     let weights = model.checkpoint.hash()?;
-    let run = RunFolder::create(out, args.overwrite)?;
+    let inputs: Vec<PathBuf> = [&args.path].into_iter().chain(&args.data).cloned().collect();
+    let run = RunFolder::create(out, args.overwrite, &inputs)?;
     let made = ImportRecipe {
         method: "import",
         path: absolute(&args.path),
@@ -84,7 +85,7 @@ pub fn run(args: &Import) -> Result<(), Failure> {
     say(&if text {
         format!(
             "next: offshoot eval perplexity {run} --data NAME=PATH; offshoot generate {run} --prompt TEXT; \
-             offshoot pretrain RECIPE --init {run} --out DIR, with a recipe such as recipes/lm-small.toml"
+             offshoot pretrain RECIPE --init {run} --out DIR, with a recipe such as recipes/continue-lm.toml"
         )
     } else if unscored {
         format!(

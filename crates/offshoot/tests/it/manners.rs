@@ -168,6 +168,67 @@ fn the_papers_run_is_told_without_being_allocated() {
         .refuses(&["crops.globals.px", "96 and 112"]);
 }
 
+/// The small model of arXiv 2402.01093 (specialize.md 2.1), told within seconds and without its gigabytes; and the other recipes of text.
+#[test]
+fn runs_of_language_models_are_told_without_being_allocated() {
+    let bench = Workbench::bare();
+    let told = |name: &str| {
+        let recipe = format!("{}/../../recipes/{name}", env!("CARGO_MANIFEST_DIR"));
+        // The step of the small model takes 8.9 GB.
+        let limited = format!("ulimit -v 1000000; exec \"$offshoot\" pretrain '{recipe}' --dry-run");
+        let began = Instant::now();
+        let output = Command::new("sh")
+            .args(["-c", &limited])
+            .current_dir(bench.path(""))
+            .env("offshoot", env!("CARGO_BIN_EXE_offshoot"))
+            .output();
+        let done = Done::of(&limited, output.unwrap()).succeeds();
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        done.out
+    };
+    for (recipe, parts) in [
+        (
+            "slm-126m.toml",
+            &[
+                "122,778,624 parameters, 88,175,616 of them outside of embeddings; vocabulary 32,768, context 1,024",
+                "the paper reports 126.0M",
+                "7.739e8 FLOPs a token to train, 2.580e8 to use",
+                "8.9GB of memory a step with 16 windows at once: 2.0GB of weights, moments and gradients, 6.9GB of activations and logits",
+                "4,200,000 steps of up to 131,072 tokens, 550.5G in all: 1183.4 hours at 100 TFLOP/s",
+            ][..],
+        ),
+        (
+            "lm-small.toml",
+            &[
+                "1,071,872 parameters, 793,344 of them",
+                "500 steps of up to 2,048 tokens",
+            ],
+        ),
+        (
+            "elastic-lm.toml",
+            &[
+                "12 sub-networks",
+                "128x3: 1,127,296 parameters",
+                "256x6: 5,868,800 parameters",
+            ],
+        ),
+        (
+            "continue-lm.toml",
+            &["with 1 windows at once", "500 steps of up to 8,192 tokens"],
+        ),
+    ] {
+        let out = told(recipe);
+        for part in parts {
+            assert!(out.contains(part), "{recipe}: {part} is not in\n{out}");
+        }
+    }
+    assert!(names(&bench.path("")).is_empty(), "a dry run writes nothing");
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/slm-126m.toml");
+    bench
+        .run(&format!("pretrain {recipe} --dry-run data.corpus=typo"))
+        .refuses_with_hint(&["typo"], &["check the path"]);
+}
+
 /// A case that does not fit the memory is refused with an estimate. Where it would fit, it is not waited for.
 #[test]
 fn a_benchmark_that_does_not_fit_is_refused() {

@@ -1,6 +1,6 @@
 //! Pre-training of networks of images: from a recipe and images to what the loop needs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -35,7 +35,15 @@ pub fn run(args: &Pretrain, path: &Path, overrides: &[String]) -> Result<Exit, F
         dry_run(recipe, args.rate)?;
         return Ok(Exit::Done);
     }
-    super::launch(args, || ready(args, recipe, start.as_ref()), |ready, _| Ok(ready))
+    let data = [recipe.data.path.as_str()].into_iter().chain(test_path(&recipe));
+    let data = data.filter(|path| !path.is_empty()).map(PathBuf::from);
+    let inputs: Vec<PathBuf> = super::initial(&recipe.init.path).chain(data).collect();
+    super::launch(
+        args,
+        &inputs,
+        || ready(args, recipe, start.as_ref()),
+        |ready, _| Ok(ready),
+    )
 }
 
 /// The run in `run` again.

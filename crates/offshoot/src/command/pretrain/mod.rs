@@ -3,14 +3,14 @@
 mod images;
 mod text;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use offshoot_family::{Catalog, recipe};
 use offshoot_methods::language::recipe as language;
-use offshoot_methods::train::run::RunFolder;
+use offshoot_methods::train::run::{self, RunFolder};
 use offshoot_methods::train::trainer::{
     self, Cadence, Clock, Learner, Observer, Outcome, StepReport, TrainError, train,
 };
@@ -88,8 +88,10 @@ struct Ready<L> {
 }
 
 /// Makes the run folder and what a step needs, and trains: what `check` refuses costs nothing, and `ready` may write into the folder.
+/// The folder is not emptied of `inputs`, which both read.
 fn launch<C, L: Learner>(
     args: &Pretrain,
+    inputs: &[PathBuf],
     check: impl FnOnce() -> Result<C, Failure>,
     ready: impl FnOnce(C, &Path) -> Result<Ready<L>, Failure>,
 ) -> Result<Exit, Failure>
@@ -102,15 +104,16 @@ where
             "add `--out DIR`, or `--dry-run` to only look",
         ));
     };
+    run::keeps(out, inputs)?;
     let (run, made) = if args.overwrite {
         // What is there is only taken away for a run that can start.
         let checked = check()?;
-        let run = RunFolder::create(out, true)?;
+        let run = RunFolder::create(out, true, inputs)?;
         let made = ready(checked, run.path());
         (run, made)
     } else {
         // Look at the folder first: a used one is refused before minutes are spent on the data.
-        let run = RunFolder::create(out, false)?;
+        let run = RunFolder::create(out, false, inputs)?;
         let made = check().and_then(|checked| ready(checked, run.path()));
         (run, made)
     };
@@ -121,6 +124,12 @@ where
             Err(failure)
         }
     }
+}
+
+/// What a run reads of the model that it starts from; an empty path is none. That of a run lies in its parent's folder.
+fn initial(path: &str) -> impl Iterator<Item = PathBuf> {
+    let path = Some(path).filter(|path| !path.is_empty()).map(PathBuf::from);
+    path.into_iter().flat_map(|path| [path.join("parent"), path])
 }
 
 /// Trains and writes the family.

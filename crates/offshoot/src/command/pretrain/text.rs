@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use offshoot_data::Split as Part;
-use offshoot_data::SplitShares;
 use offshoot_data::text::{
     Algorithm, Batches, Corpus, CorpusOptions, Documents, Domain, Draw, Tokenizer, Training, WindowOptions, Windows,
+    split_of,
 };
+use offshoot_data::{DataError, SplitShares};
 use offshoot_family::catalog::{DataRef, DomainRef, TextRef};
 use offshoot_family::recipe;
 use offshoot_family::{Architecture, Catalog};
@@ -17,7 +18,6 @@ use offshoot_methods::language::cost;
 use offshoot_methods::language::pretrain::LanguageLearner;
 use offshoot_methods::language::recipe::{CorpusFacts, LanguageRecipe, METHOD, TokenizerKind};
 use offshoot_methods::train::run::RunFolder;
-use offshoot_zoo::preparation::TOKENIZER;
 use offshoot_zoo::{Checkpoint, Network, Preparation, TokenizerFiles, import, spec};
 
 use super::{Ready, thousands};
@@ -33,6 +33,8 @@ use crate::terminal::say;
 
 /// The corpus of a run that made its own, in its folder.
 const CORPUS: &str = "corpus";
+/// What to do where no document of a domain is in the part PART.
+const HOLD_OUT_MORE: &str = "raise `data.PART`";
 
 /// A language model that a run starts from, checked and not loaded yet.
 struct Start {
@@ -86,22 +88,28 @@ impl Start {
 
     fn tokenizer(&self) -> Result<Tokenizer, Failure> {
         let vocabulary = self.checkpoint.decoder()?.decoder().vocabulary;
-        let tokenizer = text::tokenizer(&self.tokenizer, &self.path.join(TOKENIZER), vocabulary)?;
+        let tokenizer = text::tokenizer(&self.tokenizer, &self.path, vocabulary)?;
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
         let (begin, end) = (text(self.tokenizer.bos), text(self.tokenizer.eos));
         Ok(tokenizer.with_text_tokens(begin.as_deref(), end.as_deref())?)
     }
 }
 
-/// What was looked at before the run folder is made.
-pub struct Checked {
+/// What a run is made of besides its corpus.
+struct Sources {
     machine: Machine,
     recipe: LanguageRecipe,
     start: Option<Start>,
-    /// Where the text comes from; none where a corpus is named.
-    domains: Vec<Domain>,
-    /// The tokenizer that is named, if one is.
+    /// The tokenizer that is named, or that of the model to start from, if there is one.
     tokenizer: Option<Tokenizer>,
+}
+
+/// What stands before the run folder is made.
+enum Checked {
+    /// All of it: the corpus was there already.
+    Ready(Box<Ready<LanguageLearner>>),
+    /// All but the corpus, which will be made of domains in the run folder.
+    Domains(Box<Sources>, Vec<Domain>),
 }
 
 /// A new run of the recipe at `path`.
@@ -114,7 +122,15 @@ pub fn run(args: &Pretrain, path: &Path, text: &str, overrides: &[String]) -> Re
         dry_run(recipe, args.rate)?;
         return Ok(Exit::Done);
     }
-    super::launch(args, || check(args, recipe, start), ready)
+    super::launch(args, &inputs(&recipe), || check(args, recipe, start), ready)
+}
+
+/// What a run of the recipe reads.
+fn inputs(recipe: &LanguageRecipe) -> Vec<PathBuf> {
+    let data = &recipe.data;
+    let named = [&data.corpus, &data.tokenizer].into_iter().chain(data.domains.values());
+    let named = named.filter(|path| !path.is_empty()).map(PathBuf::from);
+    super::initial(&recipe.init.path).chain(named).collect()
 }
 
 /// The run in `run` again.
@@ -130,14 +146,14 @@ pub fn resume(args: &Pretrain, run: &RunFolder, text: &str) -> Result<Exit, Fail
         .then(|| Start::again(&recipe.init))
         .transpose()?;
     let machine = Machine::new(&args.compute.device, args.compute.threads)?;
-    let checked = Checked {
+    let corpus = Corpus::open(&run.path().join(&recipe.data.corpus))?;
+    let sources = Sources {
         machine,
         recipe,
         start,
-        domains: Vec::new(),
         tokenizer: None,
     };
-    super::go(args, ready(checked, run.path())?, run)
+    super::go(args, assemble(sources, corpus)?, run)
 }
 
 /// The recipe of a new run, and the model that it starts from: the option's, or the recipe's own.
@@ -185,7 +201,8 @@ fn new_recipe(
     Ok((recipe, Some(start)))
 }
 
-/// Looks at all that can be wrong before anything is made.
+/// Looks at all that can be wrong before anything is made: with a corpus that is named that is everything, and without one all but
+/// what only its tokens tell.
 fn check(args: &Pretrain, mut recipe: LanguageRecipe, start: Option<Start>) -> Result<Checked, Failure> {
     let machine = Machine::new(&args.compute.device, args.compute.threads)?;
     recipe.clone().resolve(None)?;
@@ -208,12 +225,10 @@ fn check(args: &Pretrain, mut recipe: LanguageRecipe, start: Option<Start>) -> R
         (true, false) => {
             for (name, path) in &mut data.domains {
                 *path = absolute(Path::new(path));
-                let domain = Domain {
+                domains.push(Domain {
                     name: name.clone(),
                     path: PathBuf::from(&*path),
-                };
-                Documents::open(&domain.path, data.max_damaged)?;
-                domains.push(domain);
+                });
             }
         }
     }
@@ -233,86 +248,207 @@ fn check(args: &Pretrain, mut recipe: LanguageRecipe, start: Option<Start>) -> R
         }
         tokenizer = Some(named);
     }
-    Ok(Checked {
+    let sources = Sources {
         machine,
         recipe,
         start,
-        domains,
         tokenizer,
-    })
+    };
+    if domains.is_empty() {
+        let corpus = Corpus::open(Path::new(&sources.recipe.data.corpus))?;
+        check_held_out(&corpus, "tokenize the text again with a larger `--PART`")?;
+        return Ok(Checked::Ready(Box::new(assemble(sources, corpus)?)));
+    }
+    check_domains(&sources, &domains)?;
+    Ok(Checked::Domains(Box::new(sources), domains))
 }
 
-/// Opens the corpus of a run, or makes it in the run's folder.
-fn open_corpus(checked: &Checked, run: &Path) -> Result<Corpus, Failure> {
-    let data = &checked.recipe.data;
-    if !data.corpus.is_empty() {
-        return Ok(Corpus::open(&run.join(&data.corpus))?);
+/// Looks at all that can be wrong with a run on domains before a tokenizer is trained on them and a corpus is made.
+fn check_domains(sources: &Sources, domains: &[Domain]) -> Result<(), Failure> {
+    corpus_options(&sources.recipe).check(domains)?;
+    let (facts, begins) = match &sources.tokenizer {
+        Some(tokenizer) => (facts(tokenizer, String::new())?, tokenizer.begin_of_text().is_some()),
+        None => {
+            let training = training(&sources.recipe);
+            training.check()?;
+            // Text that is too small for as many tokens gives fewer.
+            let facts = CorpusFacts {
+                vocabulary: training.vocabulary,
+                begin_of_text: false,
+                end_of_text: true,
+                fingerprint: String::new(),
+            };
+            (facts, training.algorithm == Algorithm::Unigram)
+        }
+    };
+    let mut recipe = sources.recipe.clone();
+    recipe.resolve(Some(&facts))?;
+    check_tokens(&recipe, begins)?;
+    check_step(&recipe, &sources.machine)?;
+    domains.iter().try_for_each(|domain| check_documents(&recipe, domain))
+}
+
+/// Refuses a domain that has no document for a part that is to be held out. No more is read than it takes to find one of each.
+fn check_documents(recipe: &LanguageRecipe, domain: &Domain) -> Result<(), Failure> {
+    let shares = shares(recipe);
+    let mut missing = wanted(shares);
+    let mut documents = Documents::open(&domain.path, recipe.data.max_damaged)?;
+    let mut is_empty = true;
+    for document in &mut documents {
+        let part = split_of(&document?.text, shares, recipe.seed);
+        is_empty = false;
+        missing.retain(|wanted| *wanted != part);
+        if missing.is_empty() {
+            break;
+        }
     }
-    let paths: Vec<PathBuf> = checked.domains.iter().map(|domain| domain.path.clone()).collect();
+    if is_empty {
+        return Err(DataError::NoText {
+            place: domain.path.display().to_string(),
+            found: "no document that is not blank".into(),
+        }
+        .into());
+    }
+    match missing.first() {
+        None => Ok(()),
+        Some(&part) => Err(none_held_out(&domain.name, part, shares, HOLD_OUT_MORE)),
+    }
+}
+
+/// Refuses a corpus in which a domain has nothing to measure in a part that is held out: perplexity would fail on it later.
+fn check_held_out(corpus: &Corpus, hint: &str) -> Result<(), Failure> {
+    let facts = corpus.facts();
+    let shares = facts.split.shares;
+    for (number, domain) in facts.domains.iter().enumerate() {
+        for part in wanted(shares) {
+            let lengths = corpus.part(number, part).into_iter().flat_map(|documents| {
+                (0..documents.documents()).map(|document| {
+                    let span = documents.span(document);
+                    span.end - span.start
+                })
+            });
+            // One token has nothing before it to be predicted from.
+            if !lengths.into_iter().any(|tokens| tokens > 1) {
+                return Err(none_held_out(&domain.name, part, shares, hint));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The parts that are to be held out.
+fn wanted(shares: SplitShares) -> Vec<Part> {
+    let parts = [(Part::Val, shares.val), (Part::Test, shares.test)];
+    parts
+        .into_iter()
+        .filter(|(_, share)| *share > 0.0)
+        .map(|(part, _)| part)
+        .collect()
+}
+
+fn none_held_out(domain: &str, part: Part, shares: SplitShares, hint: &str) -> Failure {
+    let (share, purpose) = match part {
+        Part::Test => (shares.test, "to judge by"),
+        _ => (shares.val, "to choose by"),
+    };
+    let name = part.name();
+    Failure::input(
+        format!(
+            "domain `{domain}` is too small: none of its documents of two tokens or more falls into the share of {share} that is held out \
+             {purpose} (data.{name})"
+        ),
+        format!(
+            "{}, or split the text into more documents: a plain file is one, a line of a .jsonl file is one; a share of 0 holds nothing \
+             out, and there is no perplexity on {name}",
+            hint.replace("PART", name)
+        ),
+    )
+}
+
+fn shares(recipe: &LanguageRecipe) -> SplitShares {
+    SplitShares {
+        val: recipe.data.val,
+        test: recipe.data.test,
+    }
+}
+
+fn corpus_options(recipe: &LanguageRecipe) -> CorpusOptions {
+    CorpusOptions {
+        seed: recipe.seed,
+        shares: shares(recipe),
+        max_damaged: recipe.data.max_damaged,
+        near_duplicates: recipe.data.near_duplicates,
+        ..CorpusOptions::default()
+    }
+}
+
+/// How the tokenizer of a recipe is trained: on what is not held out, as the network is.
+fn training(recipe: &LanguageRecipe) -> Training {
+    let algorithm = match recipe.data.algorithm {
+        TokenizerKind::Bpe => Algorithm::Bpe,
+        TokenizerKind::Unigram => Algorithm::Unigram,
+    };
+    Training {
+        seed: recipe.seed,
+        shares: shares(recipe),
+        max_damaged: recipe.data.max_damaged,
+        ..Training::new(algorithm, recipe.data.vocabulary)
+    }
+}
+
+/// Makes the corpus of a run in its folder.
+fn made_corpus(sources: &Sources, domains: &[Domain], run: &Path) -> Result<Corpus, Failure> {
+    let paths: Vec<PathBuf> = domains.iter().map(|domain| domain.path.clone()).collect();
     let trained;
-    let tokenizer = match &checked.tokenizer {
+    let tokenizer = match &sources.tokenizer {
         Some(tokenizer) => tokenizer,
         None => {
-            let algorithm = match data.algorithm {
-                TokenizerKind::Bpe => Algorithm::Bpe,
-                TokenizerKind::Unigram => Algorithm::Unigram,
-            };
-            let training = Training {
-                seed: checked.recipe.seed,
-                max_damaged: data.max_damaged,
-                ..Training::new(algorithm, data.vocabulary)
-            };
-            trained = corpus::trained(&paths, &training)?;
+            trained = corpus::trained(&paths, &training(&sources.recipe))?;
             &trained
         }
     };
-    let options = CorpusOptions {
-        seed: checked.recipe.seed,
-        shares: SplitShares {
-            val: data.val,
-            test: data.test,
-        },
-        max_damaged: data.max_damaged,
-        near_duplicates: data.near_duplicates,
-        ..CorpusOptions::default()
-    };
-    let made = corpus::built(&run.join(CORPUS), &checked.domains, tokenizer, &options)?;
+    let made = corpus::built(&run.join(CORPUS), domains, tokenizer, &corpus_options(&sources.recipe))?;
     corpus::tell(&made)?;
     Ok(made)
 }
 
-/// Resolves a recipe on its corpus and makes everything that a step needs.
+/// What a step needs; a corpus that is not there yet is made in the run folder.
 fn ready(checked: Checked, run: &Path) -> Result<Ready<LanguageLearner>, Failure> {
-    let corpus = Arc::new(open_corpus(&checked, run)?);
-    let Checked {
+    match checked {
+        Checked::Ready(ready) => Ok(*ready),
+        Checked::Domains(mut sources, domains) => {
+            let corpus = made_corpus(&sources, &domains, run)?;
+            sources.recipe.data.corpus = CORPUS.into();
+            check_held_out(&corpus, HOLD_OUT_MORE)?;
+            assemble(*sources, corpus)
+        }
+    }
+}
+
+/// Resolves a recipe on its corpus and makes everything that a step needs.
+fn assemble(sources: Sources, corpus: Corpus) -> Result<Ready<LanguageLearner>, Failure> {
+    let corpus = Arc::new(corpus);
+    let Sources {
         machine,
         mut recipe,
         start,
         tokenizer,
-        ..
-    } = checked;
-    if recipe.data.corpus.is_empty() {
-        recipe.data.corpus = CORPUS.into();
-    }
+    } = sources;
     check_corpus(&recipe, &corpus, tokenizer.as_ref())?;
     recipe.data.val = corpus.facts().split.shares.val;
     recipe.data.test = corpus.facts().split.shares.test;
     recipe.data.vocabulary = corpus.tokenizer().vocabulary();
-    recipe.resolve(Some(&CorpusFacts {
-        vocabulary: corpus.tokenizer().vocabulary(),
-        end_of_text: corpus.tokenizer().end_of_text().is_some(),
-        fingerprint: corpus.fingerprint().to_owned(),
-    }))?;
+    recipe.resolve(Some(&facts(corpus.tokenizer(), corpus.fingerprint().to_owned())?))?;
     super::refuse_open(&recipe)?;
-    let cost = cost::of_recipe(&recipe)?;
-    if machine.name == "cpu" {
-        let hint = "lower `train.at_once`, set `train.recompute=true`, or use a machine with more memory";
-        super::check_memory(cost.bytes(), hint)?;
-    }
+    check_tokens(&recipe, corpus.tokenizer().begin_of_text().is_some())?;
+    check_step(&recipe, &machine)?;
+    // Whoever asks the file whether a text begins with the token hears how the family was trained.
+    let begin = corpus.tokenizer().begin_of_text().filter(|_| recipe.begins());
+    let tokenizer = corpus.tokenizer().beginning_with(begin)?;
     let options = WindowOptions {
         context: recipe.decoder()?.context,
         packing: recipe.data.packing,
-        begin_of_text: recipe.data.begin_of_text,
+        begin_of_text: recipe.begins(),
         end_of_text: recipe.data.end_of_text.value() == Some(&true),
     };
     let train = Windows::new(Arc::clone(&corpus), Part::Train, options)?;
@@ -332,7 +468,9 @@ fn ready(checked: Checked, run: &Path) -> Result<Ready<LanguageLearner>, Failure
         cadence: recipe.cadence(),
         announcement,
         learner,
-        family: Box::new(move |learner: &LanguageLearner, run: &RunFolder| write(&recipe, &corpus, learner, run)),
+        family: Box::new(move |learner: &LanguageLearner, run: &RunFolder| {
+            write(&recipe, &corpus, &tokenizer, learner, run)
+        }),
         tell: |_| {},
     })
 }
@@ -340,7 +478,9 @@ fn ready(checked: Checked, run: &Path) -> Result<Ready<LanguageLearner>, Failure
 /// A corpus must be what the recipe and the model to start from mean.
 fn check_corpus(recipe: &LanguageRecipe, corpus: &Corpus, tokenizer: Option<&Tokenizer>) -> Result<(), Failure> {
     let place = corpus.folder().display();
-    if let Some(tokenizer) = tokenizer.filter(|tokenizer| tokenizer.hash() != corpus.tokenizer().hash()) {
+    if let Some(tokenizer) = tokenizer
+        && !corpus.tokenizer().reads_as(tokenizer)?
+    {
         return Err(Failure::input(
             format!(
                 "{place} was tokenized with another tokenizer ({} tokens) than the one that is asked for ({} tokens)",
@@ -384,9 +524,14 @@ fn announcement(recipe: &LanguageRecipe, corpus: &Corpus, train: &Windows) -> Ve
     let children = recipe.space().map_or(0, |space| space.count());
     let windows = train.len();
     let passes = recipe.train.steps as f64 * recipe.train.batch as f64 / windows.max(1) as f64;
-    vec![
+    let left_out = match (train.left_out(), recipe.data.packing) {
+        (0, _) => String::new(),
+        (count, false) => format!("; {} of one token are left out", thousands(count)),
+        (count, true) => format!("; {} that would not be full are left out", thousands(count)),
+    };
+    let mut lines = vec![
         format!(
-            "{} tokens of {} domains to train on, in {} windows of up to {}",
+            "{} tokens of {} domains to train on, in {} windows of up to {}{left_out}",
             thousands(facts.tokens(Part::Train)),
             facts.domains.len(),
             thousands(windows),
@@ -396,17 +541,29 @@ fn announcement(recipe: &LanguageRecipe, corpus: &Corpus, train: &Windows) -> Ve
             "{} steps of {} windows ({passes:.1} passes) for {children} children",
             recipe.train.steps, recipe.train.batch
         ),
-    ]
+    ];
+    let shares = facts.split.shares;
+    if shares.val == 0.0 {
+        lines.push(
+            "no text is held out to choose by (data.val = 0): training measures no perplexity, and `offshoot eval perplexity` needs other \
+             text, by --data NAME=PATH"
+                .into(),
+        );
+    }
+    if shares.test == 0.0 {
+        lines.push("no text is held out to judge by (data.test = 0)".into());
+    }
+    lines
 }
 
 /// Writes the family of a finished run.
 fn write(
     recipe: &LanguageRecipe,
     corpus: &Corpus,
+    tokenizer: &Tokenizer,
     learner: &LanguageLearner,
     run: &RunFolder,
 ) -> Result<Catalog, Failure> {
-    let tokenizer = corpus.tokenizer();
     let context = recipe.decoder()?.context;
     let special = |id: Option<u32>| id.and_then(|id| Some((id, tokenizer.token(id)?)));
     let (begin, end) = (special(tokenizer.begin_of_text()), special(tokenizer.end_of_text()));
@@ -446,19 +603,54 @@ fn write(
     )?)
 }
 
+/// What a tokenizer and the fingerprint of a corpus say about open values of a recipe.
+fn facts(tokenizer: &Tokenizer, fingerprint: String) -> Result<CorpusFacts, Failure> {
+    Ok(CorpusFacts {
+        vocabulary: tokenizer.vocabulary(),
+        begin_of_text: tokenizer.leading()?.is_some(),
+        end_of_text: tokenizer.end_of_text().is_some(),
+        fingerprint,
+    })
+}
+
+/// Refuses a resolved recipe that asks for tokens which its tokenizer does not have: whether it has one that begins a text is `begins`.
+fn check_tokens(recipe: &LanguageRecipe, begins: bool) -> Result<(), Failure> {
+    let (begin, end) = (recipe.begins(), recipe.data.end_of_text.value() == Some(&true));
+    if begin && !begins {
+        return Err(Failure::input(
+            "`data.begin_of_text = true`: the tokenizer has no token that begins a text",
+            "leave it out, or name the token: offshoot tokenize NAME=PATH --tokenizer PATH --begin-of-text TOKEN -o DIR",
+        ));
+    }
+    if recipe.data.packing && !end {
+        return Err(Failure::input(
+            "`data.packing = true`: documents that are joined need the token that ends a text between them, and there is none",
+            "leave `data.end_of_text` out with a tokenizer that has such a token, or do without packing",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a resolved recipe whose step cannot be made, or needs more memory than is free.
+fn check_step(recipe: &LanguageRecipe, machine: &Machine) -> Result<(), Failure> {
+    let cost = cost::of_recipe(recipe)?;
+    if machine.name == "cpu" {
+        let hint = "lower `train.at_once`, set `train.recompute=true`, or use a machine with more memory";
+        super::check_memory(cost.bytes(), hint)?;
+    }
+    Ok(())
+}
+
 /// Prints what a run would be, do and cost. No model is allocated, no text is read but a corpus that is named.
 fn dry_run(mut recipe: LanguageRecipe, rate: f64) -> Result<(), Failure> {
     super::check_rate(rate)?;
-    let corpus = Path::new(&recipe.data.corpus);
-    let known = (!recipe.data.corpus.is_empty() && corpus.exists())
-        .then(|| Corpus::open(corpus))
-        .transpose()?;
-    let facts = known.as_ref().map(|corpus| CorpusFacts {
-        vocabulary: corpus.tokenizer().vocabulary(),
-        end_of_text: corpus.tokenizer().end_of_text().is_some(),
-        fingerprint: corpus.fingerprint().to_owned(),
-    });
-    recipe.resolve(facts.as_ref())?;
+    let mut known = None;
+    if !recipe.data.corpus.is_empty() {
+        let corpus = Corpus::open(Path::new(&recipe.data.corpus))?;
+        check_corpus(&recipe, &corpus, None)?;
+        known = Some(facts(corpus.tokenizer(), corpus.fingerprint().to_owned())?);
+    }
+    recipe.resolve(known.as_ref())?;
     let network = recipe.network()?;
     let decoder = network.decoder();
     let parameters = spec::parameters(&network.specs());
