@@ -3,9 +3,9 @@
 
     check_gguf.py [FOLDER...] [--random] [--text FILE.jsonl] [--llama-cpp DIR]
 
-FOLDER is a GPT2LMHeadModel or a LlamaForCausalLM with a tokenizer.json. Each is written as F32, F16 and Q8_0; the gguf package's reader must
-find the folder's numbers, tensors and tokens, and what we read back must be the same tensors, and a tokenizer that encodes and
-decodes the text alike. With llama-cpp-python, tokens, logits and greedy continuations of the F32 file are compared, too. --random makes
+FOLDER is a GPT2LMHeadModel or a LlamaForCausalLM with a tokenizer.json. Each is imported and exported as F32, F16 and Q8_0; the gguf
+package's reader must find the folder's numbers, tensors, tokens and chat template, and the folder that we make of our own file must have
+the same numbers and tensors, and a tokenizer that encodes and decodes the text alike. With llama-cpp-python, tokens, logits and greedy continuations of the F32 file are compared, too. --random makes
 small folders of random weights in the variants that the two networks have.
 """
 
@@ -118,14 +118,47 @@ def check_tensors(reader, folder, config, kind):
     return seen
 
 
-def check_back(arguments, path, folder, scratch, config):
-    """What we read of our own F32 file is the folder again."""
-    run(arguments.bin / "examples" / "gguf", "read", path, scratch / "back")
-    tensors = load_file(folder / "model.safetensors")
-    for name, value in load_file(scratch / "back" / "tensors.safetensors").items():
-        if name != "rope_freqs.weight" and not numpy.array_equal(value, theirs(name, tensors, config["model_type"] == "gpt2")):
+def folder_numbers(folder):
+    """What transformers takes a folder's numbers to be."""
+    config = transformers.AutoConfig.from_pretrained(folder).to_dict()
+    names = ["model_type", "vocab_size", "tie_word_embeddings", "bos_token_id", "eos_token_id"]
+    if config["model_type"] == "gpt2":
+        names += ["n_positions", "n_embd", "n_layer", "n_head", "layer_norm_epsilon"]
+        config["n_inner"] = config["n_inner"] or 4 * config["n_embd"]
+        names += ["n_inner"]
+    else:
+        names += ["max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"]
+        names += ["head_dim", "intermediate_size", "rms_norm_eps", "rope_parameters"]
+    found = {name: config[name] for name in names}
+    # The file has it in 32 bits.
+    for name in ("rms_norm_eps", "layer_norm_epsilon"):
+        if name in found:
+            found[name] = float(numpy.float32(found[name]))
+    return found
+
+
+def chat_template(folder):
+    """The template of a folder's conversations, if it has one."""
+    beside, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if beside.exists():
+        return beside.read_text()
+    return json.loads(config.read_text()).get("chat_template") if config.exists() else None
+
+
+def check_back(arguments, path, folder, scratch):
+    """What we make of our own F32 file is the folder again."""
+    back = scratch / "back"
+    run(arguments.bin / "examples" / "gguf", "read", path, back)
+    equal("configuration read back", folder_numbers(back), folder_numbers(folder))
+    equal("chat template read back", chat_template(back), chat_template(folder))
+    expected, found = load_file(folder / "model.safetensors"), load_file(back / "model.safetensors")
+    if json.loads((back / "config.json").read_text())["tie_word_embeddings"]:
+        expected.pop("lm_head.weight", None)
+    equal("names read back", sorted(found), sorted(expected))
+    for name, value in found.items():
+        if not numpy.array_equal(value, expected[name].astype(numpy.float32)):
             raise Difference(f"{name} read back differs")
-    return [Tokenizer.from_file(str(scratch / "back" / name)) for name in ("tokenizer.json", "listed.json")]
+    return [Tokenizer.from_file(str(back / name)) for name in ("tokenizer.json", "listed.json")]
 
 
 def texts(arguments):
@@ -202,13 +235,14 @@ def check_folder(arguments, folder, label):
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
         for kind in ("F32", "F16", "Q8_0"):
-            path = scratch / f"{kind}.gguf"
-            notes = run(arguments.bin / "examples" / "gguf", "write", folder, path, kind)
+            path = scratch / kind / "model.gguf"
+            notes = run(arguments.bin / "examples" / "gguf", "write", folder, path.parent, kind)
             reader = gguf.GGUFReader(path)
             check_numbers(reader, config)
             seen = check_tensors(reader, folder, config, kind)
             tokens = field(reader, "tokenizer.ggml.tokens")
             equal("tokens", len(tokens), config["vocab_size"])
+            equal("chat template", field(reader, "tokenizer.chat_template"), chat_template(folder))
             for token, number in original.get_vocab().items():
                 equal(f"token {number}", tokens[number], token)
             kept = " with tokenizer.json" if reader.get_field("tokenizer.huggingface.json") else ""
@@ -219,8 +253,8 @@ def check_folder(arguments, folder, label):
             del reader
             if kind != "F32":
                 path.unlink()
-        path = scratch / "F32.gguf"
-        back, listed = check_back(arguments, path, folder, scratch, config)
+        path = scratch / "F32" / "model.gguf"
+        back, listed = check_back(arguments, path, folder, scratch)
         print(f"  tokenizer: {check_tokenizer(arguments, original, back):,} characters encode and decode alike")
         others = [text for text in texts(arguments) if listed.encode(text).ids != original.encode(text).ids]
         print(f"  tokenizer by llama.cpp's keys alone: {len(others)} texts with other tokens {[text[:20] for text in others[:5]]}")
@@ -273,8 +307,10 @@ def ways_to_cut():
 def random_folders(arguments, scratch):
     """Small networks in the variants that GGUF has, with the fixtures' tokenizers and with tokenizers of every way to cut text."""
     torch.manual_seed(0)
-    scaled = {"rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
-    third = scaled | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaled = {"rope_theta": 10000.0, "factor": 4.0}
+    third = scaled | {
+        "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64
+    }
     llama = {
         "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
         "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
@@ -283,10 +319,7 @@ def random_folders(arguments, scratch):
         "gpt2": ("byte-level", transformers.GPT2Config(n_embd=64, n_layer=3, n_head=4, n_positions=128)),
         "gpt2 with n_inner": ("byte-level", transformers.GPT2Config(n_embd=64, n_layer=2, n_head=2, n_positions=128, n_inner=96)),
         "llama": ("sentencepiece", transformers.LlamaConfig(**llama)),
-        "llama, tied, biases, unigram": (
-            "unigram",
-            transformers.LlamaConfig(**llama, tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
-        ),
+        "llama, tied, unigram": ("unigram", transformers.LlamaConfig(**llama, tie_word_embeddings=True)),
         "llama with wide heads": ("byte-level", transformers.LlamaConfig(**llama, head_dim=32)),
         "llama, linear positions": ("byte-level", transformers.LlamaConfig(**llama, rope_parameters=scaled | {"rope_type": "linear"})),
         "llama, Llama 3's positions": ("byte-level", transformers.LlamaConfig(**llama, rope_parameters=third)),

@@ -13,6 +13,7 @@ use crate::layout::{self, Dialect, Program};
 use crate::materialize::{self, Plan, TensorPlan, ViewError};
 use crate::network::{self, Backbone, Network, NetworkError};
 use crate::onnx::{self, OnnxError};
+use crate::preparation;
 pub use crate::preparation::{Preparation, TokenizerFiles};
 use crate::registry::open;
 use crate::safetensors::{self, SafetensorsError};
@@ -291,7 +292,8 @@ impl Checkpoint {
 
 /// Removes whatever an export may have left in `folder`, the file that says that it is whole first.
 pub(crate) fn clear(folder: &Path) -> Result<(), CheckpointError> {
-    for name in ["config.json", onnx::MODEL, WEIGHTS, onnx::DATA, gguf::MODEL] {
+    let models = ["config.json", onnx::MODEL, WEIGHTS, onnx::DATA, gguf::MODEL];
+    for name in models.into_iter().chain(preparation::files()) {
         let path = folder.join(name);
         onnx::remove(&path).map_err(|source| CheckpointError::Io { path, source })?;
     }

@@ -427,21 +427,15 @@ fn scores(
     network.head(weights, x.slice([rows - 1..rows, 0..width]))
 }
 
-/// The tokens that end a text by a model folder's `generation_config.json` or, as transformers has it, else by its `config.json`.
+/// The tokens that end a text by a model folder's `generation_config.json` or, as transformers has it, where there is none by its
+/// `config.json`.
 ///
 /// # Errors
-/// If there is no `config.json`, or a file cannot be read.
+/// If there is neither, or it cannot be read.
 pub fn end_tokens(folder: &Path) -> Result<Vec<u32>, CheckpointError> {
     let own = folder.join("generation_config.json");
-    let said = if own.is_file() {
-        ids(read_json(&own)?.get("eos_token_id"))
-    } else {
-        Vec::new()
-    };
-    if !said.is_empty() {
-        return Ok(said);
-    }
-    Ok(ids(read_json(&folder.join("config.json"))?.get("eos_token_id")))
+    let said = if own.is_file() { own } else { folder.join("config.json") };
+    Ok(ids(read_json(&said)?.get("eos_token_id")))
 }
 
 /// One id, several or none.
@@ -800,7 +794,7 @@ mod tests {
         write("config.json", r#"{ "eos_token_id": 7 }"#);
         assert_eq!(end_tokens(folder.path()).unwrap(), [7]);
         write("generation_config.json", r#"{ "bos_token_id": 1 }"#);
-        assert_eq!(end_tokens(folder.path()).unwrap(), [7]);
+        assert!(end_tokens(folder.path()).unwrap().is_empty());
         write("generation_config.json", r#"{ "eos_token_id": [3, 4] }"#);
         assert_eq!(end_tokens(folder.path()).unwrap(), [3, 4]);
         write("generation_config.json", "{");

@@ -125,6 +125,11 @@ impl GgufFile {
         &self.metadata
     }
 
+    /// What it says about the model, which it then forgets: a tokenizer is large, and the tensors do not need it.
+    pub(crate) fn take_metadata(&mut self) -> Metadata {
+        std::mem::take(&mut self.metadata)
+    }
+
     /// Names of the tensors, in the order of the file.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.tensors.iter().map(|t| t.name.as_str())

@@ -10,7 +10,7 @@ const MAX_BLOCKS: u64 = 4096;
 /// Why the numbers of a file make no network here.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
-pub enum KeysError {
+pub(super) enum KeysError {
     /// A value is missing or of another type.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
@@ -29,60 +29,60 @@ pub enum KeysError {
 
 /// Everything about a network that its tensors' shapes do not say, under the names that llama.cpp asks for.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Numbers {
+pub(super) struct Numbers {
     /// Which network.
-    pub model: Model,
+    pub(super) model: Model,
     /// What people call it.
-    pub name: Option<String>,
+    pub(super) name: Option<String>,
     /// Positions that it was trained for.
-    pub context_length: u64,
+    pub(super) context_length: u64,
     /// Width of the residual stream.
-    pub embedding_length: u64,
+    pub(super) embedding_length: u64,
     /// Blocks.
-    pub block_count: u64,
+    pub(super) block_count: u64,
     /// Width of the feed-forward networks. Arrays are part of the format, but llama.cpp's own `gpt2` and `llama` take the first
     /// block's number for all.
-    pub feed_forward_length: Sizes,
+    pub(super) feed_forward_length: Sizes,
     /// Heads of queries; the same holds.
-    pub head_count: Sizes,
+    pub(super) head_count: Sizes,
     /// Heads of keys and values; as many as of queries if there is none.
-    pub head_count_kv: Option<Sizes>,
+    pub(super) head_count_kv: Option<Sizes>,
     /// Width of a head, where it is not the width divided by the heads.
-    pub key_length: Option<u64>,
+    pub(super) key_length: Option<u64>,
     /// The same of values.
-    pub value_length: Option<u64>,
+    pub(super) value_length: Option<u64>,
     /// What norms add to the variance, or to the mean square.
-    pub norm_epsilon: f32,
+    pub(super) norm_epsilon: f32,
     /// Elements of a head that are rotated.
-    pub rope_dimension_count: Option<u64>,
+    pub(super) rope_dimension_count: Option<u64>,
     /// Base of the frequencies of rotary positions; 10,000 if there is none.
-    pub rope_freq_base: Option<f32>,
+    pub(super) rope_freq_base: Option<f32>,
     /// How rotary positions are stretched.
-    pub rope_scaling: Option<Scaling>,
+    pub(super) rope_scaling: Option<Scaling>,
     /// Rows of the embeddings of tokens, where that is said.
-    pub vocab_size: Option<u64>,
+    pub(super) vocab_size: Option<u64>,
     /// What most matrices are stored as, where that is said.
-    pub file_type: Option<u64>,
+    pub(super) file_type: Option<u64>,
 }
 
-/// How rotary positions are stretched beyond the context of training. Llama 3's way is not among them: it is a tensor,
-/// [`Role::RopeFactors`](super::Role::RopeFactors), with [`llama3_factors`].
+/// How rotary positions are stretched beyond the context of training. Llama 3's way is not among them: it is a tensor, see
+/// [`rope`](super::rope).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Scaling {
+pub(super) struct Scaling {
     /// `none`, `linear`, `yarn` or `longrope`.
-    pub kind: String,
+    pub(super) kind: String,
     /// By how much.
-    pub factor: Option<f32>,
+    pub(super) factor: Option<f32>,
     /// Positions of the training before.
-    pub original_context_length: Option<u64>,
+    pub(super) original_context_length: Option<u64>,
     /// What attention is multiplied with, of YaRN.
-    pub yarn_attention_factor: Option<f32>,
+    pub(super) yarn_attention_factor: Option<f32>,
     /// How much of the frequencies is extrapolated, of YaRN.
-    pub yarn_extrapolation_factor: Option<f32>,
+    pub(super) yarn_extrapolation_factor: Option<f32>,
     /// Turns above which frequencies stay, of YaRN.
-    pub yarn_beta_fast: Option<f32>,
+    pub(super) yarn_beta_fast: Option<f32>,
     /// Turns below which they are stretched, of YaRN.
-    pub yarn_beta_slow: Option<f32>,
+    pub(super) yarn_beta_slow: Option<f32>,
 }
 
 /// One value: its name behind that of the network, who has it, and both directions.
@@ -218,7 +218,7 @@ impl Key {
 
 impl Scaling {
     /// One of this kind, with nothing more said.
-    pub fn of(kind: &str) -> Self {
+    pub(super) fn of(kind: &str) -> Self {
         Self {
             kind: kind.to_owned(),
             factor: None,
@@ -236,7 +236,7 @@ impl Numbers {
     ///
     /// # Errors
     /// If some of them cannot be, or a number has no place in a file.
-    pub fn metadata(&self) -> Result<Metadata, KeysError> {
+    pub(super) fn metadata(&self) -> Result<Metadata, KeysError> {
         self.check()?;
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", self.model.name());
@@ -252,7 +252,7 @@ impl Numbers {
     ///
     /// # Errors
     /// Names the value that is missing, is not what it should be, or that no network here has.
-    pub fn of(metadata: &Metadata) -> Result<Self, KeysError> {
+    pub(super) fn of(metadata: &Metadata) -> Result<Self, KeysError> {
         let architecture = "general.architecture";
         let name = Metadata::required(architecture, metadata.text(architecture)?)?;
         let model = Model::of_name(name).ok_or_else(|| KeysError::Model(name.to_owned()))?;
@@ -379,7 +379,7 @@ impl Numbers {
     }
 
     /// Heads of keys and values of one block.
-    pub fn heads_kv(&self, block: usize) -> u64 {
+    pub(super) fn heads_kv(&self, block: usize) -> u64 {
         self.head_count_kv.as_ref().unwrap_or(&self.head_count).at(block)
     }
 }
@@ -389,7 +389,7 @@ impl Sizes {
     ///
     /// # Panics
     /// If there is no such block.
-    pub fn at(&self, block: usize) -> u64 {
+    pub(super) fn at(&self, block: usize) -> u64 {
         match self {
             Self::All(size) => *size,
             Self::Each(sizes) => sizes[block],
@@ -398,7 +398,7 @@ impl Sizes {
 }
 
 /// The value of `general.file_type` for a file most of whose matrices are stored like this, if it has one.
-pub fn file_type(kind: TensorType) -> Option<u64> {
+pub(super) fn file_type(kind: TensorType) -> Option<u64> {
     // `LlamaFileType` of the format's package; mixtures of K types have several numbers.
     Some(match kind {
         TensorType::F32 => 0,
@@ -411,25 +411,6 @@ pub fn file_type(kind: TensorType) -> Option<u64> {
         TensorType::Bf16 => 32,
         _ => return None,
     })
-}
-
-/// Llama 3's way to stretch rotary positions, as the tensor of factors that llama.cpp divides the frequencies by: `original` positions
-/// of training, `factor`, and the numbers of turns `low` and `high` between which it is faded in. `[head / 2]`.
-pub fn llama3_factors(head: usize, base: f64, original: u64, factor: f64, low: f64, high: f64) -> Vec<f32> {
-    let original = original as f64;
-    let one = |pair: usize| {
-        let frequency = base.powf(-(2.0 * pair as f64) / head as f64);
-        let wave = 2.0 * std::f64::consts::PI / frequency;
-        if wave < original / high {
-            1.0
-        } else if wave > original / low {
-            factor
-        } else {
-            let smooth = (original / wave - low) / (high - low);
-            1.0 / ((1.0 - smooth) / factor + smooth)
-        }
-    };
-    (0..head / 2).map(|pair| one(pair) as f32).collect()
 }
 
 /// Sizes are written in 32 bits, as all readers expect. They were checked to fit.
@@ -561,18 +542,5 @@ mod tests {
         metadata.set("llama.rope.scaling.factor", 2f32);
         let scaling = Numbers::of(&metadata).unwrap().rope_scaling.unwrap();
         assert_eq!((scaling.kind.as_str(), scaling.factor), ("linear", Some(2.0)));
-    }
-
-    #[test]
-    fn llama3_factors_fade_from_one_to_the_factor() {
-        // Llama 3.2 1B: heads of 64, base 500,000, 8192 positions, 32 times, from 1 turn to 4; base^(-2 i / 64) divided by the
-        // frequencies of transformers 5.23.0.
-        let factors = llama3_factors(64, 5e5, 8192, 32.0, 1.0, 4.0);
-        assert_eq!(factors.len(), 32);
-        assert!(factors[..15].iter().all(|&f| f == 1.0), "{factors:?}");
-        assert!(factors[18..].iter().all(|&f| f == 32.0), "{factors:?}");
-        for (factor, expected) in factors[15..18].iter().zip([1.65133f32, 3.29226, 9.66673]) {
-            assert!((factor - expected).abs() < 1e-4, "{factors:?}");
-        }
     }
 }

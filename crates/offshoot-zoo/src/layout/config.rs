@@ -52,13 +52,29 @@ impl<'a> Config<'a> {
     }
 
     /// The word at `key`, if there is one.
-    pub(super) fn text(self, key: &str) -> Option<&'a str> {
-        self.get(key)?.as_str()
+    ///
+    /// # Errors
+    /// If something else is there.
+    pub(super) fn text(self, key: &str) -> Result<Option<&'a str>, String> {
+        let word = |value: &'a Value| value.as_str().ok_or_else(|| format!("`{key}` is {value}, not a word"));
+        self.get(key).map(word).transpose()
     }
 
     /// The object at `key`, if there is one.
-    pub(super) fn object(self, key: &str) -> Option<Self> {
-        self.get(key).filter(|value| value.is_object()).map(Config)
+    ///
+    /// # Errors
+    /// If something else is there.
+    pub(super) fn object(self, key: &str) -> Result<Option<Self>, String> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) if value.is_object() => Ok(Some(Config(value))),
+            Some(value) => Err(format!("`{key}` is {value}, not an object")),
+        }
+    }
+
+    /// Whether it has no keys.
+    pub(super) fn is_empty(self) -> bool {
+        self.0.as_object().is_none_or(serde_json::Map::is_empty)
     }
 
     /// Refuses any value at `keys` but the one given; a key that is missing is taken to have it.

@@ -226,7 +226,7 @@ pub(super) fn gpt2_architecture(config: &Value) -> Result<Decoder, String> {
         ("add_cross_attention", json!(false)),
     ])?;
     let tanh = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"];
-    let activation = config.text("activation_function").unwrap_or("gelu_new");
+    let activation = config.text("activation_function")?.unwrap_or("gelu_new");
     if !tanh.contains(&activation) {
         let known = tanh.join(", ");
         return Err(format!(
@@ -254,8 +254,9 @@ pub(super) fn gpt2_architecture(config: &Value) -> Result<Decoder, String> {
     })
 }
 
-/// The numbers that a `config.json` of `model_type` `llama` describes. Rotary positions are in `rope_parameters`, or in `rope_theta`
-/// and `rope_scaling` where the folder is older than transformers 5.
+/// The numbers that a `config.json` of `model_type` `llama` describes. Rotary positions are in `rope_theta` and
+/// `rope_scaling` where the folder is older than transformers 5, and else in `rope_parameters`; where both stand, `rope_scaling` is the
+/// rule, as transformers has it.
 ///
 /// # Errors
 /// Names the key that is missing or has a value that no network here takes.
@@ -274,7 +275,8 @@ pub(super) fn llama_architecture(config: &Value) -> Result<Decoder, String> {
         return Err("`num_attention_heads` is 0".into());
     }
     let theta = config.number("rope_theta", 1e4)?;
-    let rule = config.object("rope_parameters").or(config.object("rope_scaling"));
+    let old = config.object("rope_scaling")?.filter(|rule| !rule.is_empty());
+    let rule = old.or(config.object("rope_parameters")?);
     let rope_theta = rule.map_or(Ok(theta), |rule| rule.number("rope_theta", theta))?;
     checked(Decoder {
         kind: DecoderKind::Llama,
@@ -294,7 +296,7 @@ pub(super) fn llama_architecture(config: &Value) -> Result<Decoder, String> {
 }
 
 fn scaling(rule: Config<'_>) -> Result<RopeScaling, String> {
-    let name = rule.text("rope_type").or(rule.text("type")).unwrap_or("default");
+    let name = rule.text("rope_type")?.or(rule.text("type")?).unwrap_or("default");
     let required = |key: &str| -> Result<f64, String> {
         let number = rule.number(key, f64::NAN)?;
         if number.is_nan() {
@@ -364,9 +366,18 @@ mod tests {
                 assert_eq!(llama_architecture(&config).unwrap(), decoder, "without {key}");
             }
             let mut newer = llama_config(&decoder);
-            newer.as_object_mut().unwrap().remove("rope_theta");
+            for older in ["rope_theta", "rope_scaling"] {
+                newer.as_object_mut().unwrap().remove(older);
+            }
             assert_eq!(llama_architecture(&newer).unwrap(), decoder);
         }
+        // Somebody stretched a folder by the older key: transformers follows it.
+        let mut both = llama_config(&llama(RopeScaling::None));
+        both["rope_scaling"] = json!({ "rope_type": "linear", "factor": 2.0 });
+        let stretched = llama(RopeScaling::Linear { factor: 2.0 });
+        assert_eq!(llama_architecture(&both).unwrap(), stretched);
+        both["rope_scaling"] = json!({});
+        assert_eq!(llama_architecture(&both).unwrap(), llama(RopeScaling::None));
         let gpt2 = Decoder {
             kind: DecoderKind::Gpt2,
             kv_heads: 6,
@@ -409,6 +420,10 @@ mod tests {
             llama_architecture(&config).unwrap_err()
         };
         assert!(refused("attention_bias", json!(true)).contains("attention_bias"));
+        assert!(refused("rope_scaling", json!("yarn")).contains("rope_scaling"));
+        assert!(refused("rope_parameters", json!([])).contains("rope_parameters"));
+        let word = gpt2_architecture(&json!({ "activation_function": ["relu"] })).unwrap_err();
+        assert!(word.contains("activation_function"), "{word}");
         assert!(refused("hidden_act", json!("relu")).contains("hidden_act"));
         assert!(refused("rope_parameters", json!({ "rope_type": "yarn" })).contains("yarn"));
         assert!(refused("rope_parameters", json!({ "rope_type": "linear" })).contains("factor"));

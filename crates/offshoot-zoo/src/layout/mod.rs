@@ -165,9 +165,8 @@ impl Layout {
         let preprocessing = match preparation {
             Preparation::Images(preprocessing) => preprocessing,
             Preparation::Text(tokenizer) => {
-                for (key, id) in [("bos_token_id", tokenizer.bos), ("eos_token_id", tokenizer.eos)] {
-                    config[key] = json!(id);
-                }
+                config["bos_token_id"] = json!(tokenizer.bos);
+                config["eos_token_id"] = tokenizer.ends();
                 return config;
             }
         };

@@ -150,6 +150,9 @@ pub fn tell(corpus: &Corpus) -> Result<(), Failure> {
             "  left out: {} empty, {} damaged; of those to train on {} equal and {} nearly equal to a held-out document",
             removed.empty, removed.damaged, removed.exact_duplicates, removed.near_duplicates
         ))?;
+        for place in &removed.first_damaged {
+            say(&format!("    damaged: {place}"))?;
+        }
     }
     say(&format!("fingerprint {}", facts.fingerprint))?;
     Ok(())

@@ -73,7 +73,6 @@ pub fn run(args: &Export) -> Result<(), Failure> {
     for (done, child) in children.iter().enumerate() {
         let folder = target(child);
         let view = images::view(&args.run, &catalog, child)?;
-        write_card(&folder, &catalog, child, &view, args.format)?;
         match args.format {
             Format::Hf | Format::Timm => parent.export_child(&view, program(args.format), &preparation, &folder)?,
             Format::Onnx => {
@@ -90,6 +89,8 @@ pub fn run(args: &Export) -> Result<(), Failure> {
                 notes.iter().for_each(|note| complain(&format!("note: {note}")));
             }
         }
+        // Last: beside a model that could not be written there is no card of one.
+        write_card(&folder, &catalog, child, &view, args.format)?;
         if several {
             progress.at(done as u64 + 1, &child.id);
         }

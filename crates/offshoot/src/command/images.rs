@@ -7,6 +7,7 @@ use offshoot_data::{DataError, Dataset, Labels, SplitShares};
 use offshoot_family::catalog::{ChildSource, DataRef, ImagesRef};
 use offshoot_family::{Catalog, Child, Split, View};
 use offshoot_zoo::materialize::materialize;
+use offshoot_zoo::preparation::TOKENIZER;
 use offshoot_zoo::tensor::Device;
 use offshoot_zoo::{Checkpoint, Network, Preparation, TokenizerFiles, Weights};
 
@@ -186,13 +187,22 @@ pub fn checked_parent(run: &Path, catalog: &Catalog) -> Result<Checkpoint, Failu
 /// What stands beside the weights of a family's models: how images are prepared, or the parent's tokenizer.
 ///
 /// # Errors
-/// If the tokenizer cannot be read.
+/// If the tokenizer cannot be read, or is another than the family was made with.
 pub fn preparation(run: &Path, catalog: &Catalog) -> Result<Preparation, Failure> {
     match &catalog.data {
         DataRef::Images(images) => Ok(Preparation::Images(images.preprocessing.clone())),
-        DataRef::Text(_) => {
+        DataRef::Text(text) => {
             let folder = run.join(&catalog.parent.path);
             let tokenizer = TokenizerFiles::open(&folder)?;
+            if blake3::hash(tokenizer.json()).to_hex().as_str() != text.tokenizer {
+                return Err(Failure::input(
+                    format!(
+                        "{} is not the tokenizer that the family was made with: its content has changed",
+                        folder.join(TOKENIZER).display()
+                    ),
+                    "put the file back as it was: models of the family know no other tokens",
+                ));
+            }
             Ok(Preparation::Text(tokenizer))
         }
     }

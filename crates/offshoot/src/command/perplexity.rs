@@ -35,21 +35,23 @@ pub fn run(args: &Perplexity) -> Result<(), Failure> {
         args::Part::Val => Split::Val,
         args::Part::Test => Split::Test,
     };
+    let sliding = windows(&models, args.context, args.stride)?;
+    let begin = models.begin(args.model.begin_of_text)?;
     let yardstick = Yardstick {
         text: Text::of(&models, domains, split)?,
-        sliding: windows(&models, args.context, args.stride)?,
-        begin: models.begin(args.model.begin_of_text)?,
+        is_usual: sliding == windows(&models, None, None)? && begin == models.begin(BeginOfText::Auto)?,
+        sliding,
+        begin,
         documents: args.documents,
         split,
         models: &models,
         machine: &machine,
     };
     let measured = yardstick.measure(&ids)?;
-    let kept = yardstick.is_kept();
-    if kept {
+    if yardstick.not_kept().is_none() {
         record(&args.model.place, &measured)?;
     }
-    yardstick.print(args, &measured, kept)
+    yardstick.print(args, &measured)
 }
 
 /// Measures the children `ids` of a run on its own text, whole, and records the scorecards.
@@ -67,6 +69,7 @@ pub fn measure_children(
         text: Text::of(&models, Vec::new(), split)?,
         sliding: windows(&models, None, None)?,
         begin: models.begin(BeginOfText::Auto)?,
+        is_usual: true,
         documents: 0,
         split,
         models: &models,
@@ -135,7 +138,7 @@ impl Text {
                 "put the corpus back as it was, or name the text by --data NAME=PATH",
             ));
         }
-        if corpus.tokenizer().hash() != models.tokenizer.hash() {
+        if !corpus.tokenizer().reads_as(&models.tokenizer)? {
             return Err(Failure::input(
                 format!("{}: its tokenizer is not that of the model", folder.display()),
                 "put the tokenizer.json of the corpus back into the run's parent folder",
@@ -170,6 +173,8 @@ struct Yardstick<'a> {
     split: Split,
     sliding: Sliding,
     begin: Option<u32>,
+    /// Whether windows and token are those that the run's numbers are measured with.
+    is_usual: bool,
     /// Documents of each domain, at most; 0 for all.
     documents: u64,
 }
@@ -189,13 +194,20 @@ impl Meter {
 }
 
 impl Yardstick<'_> {
-    /// Whether the numbers go into the catalog: those of all documents of the run's own text, or of any where it has none.
-    fn is_kept(&self) -> bool {
+    /// Why the numbers do not go into the catalog: what is there is of all documents of the run's own text, or of any where it has
+    /// none, and all in the windows of the run, so that its numbers compare.
+    fn not_kept(&self) -> Option<&'static str> {
         let own = self.models.text().is_some_and(|text| !text.corpus.is_empty());
-        let is_whole = self.documents == 0;
-        match self.text {
-            Text::Corpus(..) => is_whole,
-            Text::Named(_) => is_whole && self.models.catalog().is_some() && !own,
+        if self.documents > 0 {
+            Some("measured on a limited number of documents")
+        } else if matches!(self.text, Text::Named(_)) && (own || self.models.catalog().is_none()) {
+            Some("the text is not that of a run")
+        } else if !self.is_usual {
+            Some(
+                "the windows or the begin-of-text token are not those of the run, with which its other numbers were measured",
+            )
+        } else {
+            None
         }
     }
 
@@ -245,7 +257,7 @@ impl Yardstick<'_> {
             };
             let mut cards = provenance.perplexity(&scores, self.sliding, self.begin);
             // Text that is named is a part of nothing, but where a run has no other.
-            if matches!(self.text, Text::Named(_)) && !self.is_kept() {
+            if matches!(self.text, Text::Named(_)) && self.not_kept().is_some() {
                 cards.iter_mut().for_each(|card| card.split = None);
             }
             measured.push((id.clone(), cards));
@@ -329,7 +341,7 @@ impl Yardstick<'_> {
         Ok(scorer.finish()?)
     }
 
-    fn print(&self, args: &Perplexity, measured: &[(String, Vec<Scorecard>)], is_kept: bool) -> Result<(), Failure> {
+    fn print(&self, args: &Perplexity, measured: &[(String, Vec<Scorecard>)]) -> Result<(), Failure> {
         if args.json {
             let all: Vec<_> = measured
                 .iter()
@@ -341,10 +353,9 @@ impl Yardstick<'_> {
             say(&self.windows())?;
         }
         complain(&format!("measured with {}", self.machine.description()));
-        complain(&match (is_kept, &self.text) {
-            (true, _) => format!("written to {}", args.model.place.join("catalog.json").display()),
-            (false, _) if self.documents > 0 => "not kept: measured on a limited number of documents".to_owned(),
-            (false, _) => "not kept: the text is not that of a run".to_owned(),
+        complain(&match self.not_kept() {
+            None => format!("written to {}", args.model.place.join("catalog.json").display()),
+            Some(reason) => format!("not kept: {reason}"),
         });
         Ok(())
     }

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use offshoot_data::text::Tokenizer;
 use offshoot_family::catalog::TextRef;
 use offshoot_family::{Architecture, Catalog};
+use offshoot_zoo::preparation::TOKENIZER;
 use offshoot_zoo::tensor::Device;
 use offshoot_zoo::{CheckpointError, Network, Preparation, TokenizerFiles, Weights, generate, import, network};
 
@@ -13,11 +13,17 @@ use super::images::{self, Family};
 use crate::args::BeginOfText;
 use crate::failure::Failure;
 
-/// The tokenizer of a model whose embedding has `vocabulary` rows; `place` is named in errors.
+/// The tokenizer of the model at `place`, a folder or a file, whose embedding has `vocabulary` rows.
 ///
 /// # Errors
 /// If it is none, or has tokens that the model has no row for: then it is another model's. Rows without a token are common.
 pub fn tokenizer(files: &TokenizerFiles, place: &Path, vocabulary: usize) -> Result<Tokenizer, Failure> {
+    let is_folder = place.is_dir();
+    let place = if is_folder {
+        place.join(TOKENIZER)
+    } else {
+        place.to_owned()
+    };
     let tokenizer = Tokenizer::from_bytes(files.json().to_vec(), &place.display().to_string())?;
     if tokenizer.vocabulary() > vocabulary {
         return Err(Failure::input(
@@ -26,7 +32,11 @@ pub fn tokenizer(files: &TokenizerFiles, place: &Path, vocabulary: usize) -> Res
                 place.display(),
                 tokenizer.vocabulary()
             ),
-            "tokenizer.json belongs to another model: put the model's own into its folder",
+            if is_folder {
+                "tokenizer.json belongs to another model: put the model's own into its folder"
+            } else {
+                "the file's list of tokens belongs to another model: convert the model again"
+            },
         ));
     }
     Ok(tokenizer)
@@ -40,8 +50,6 @@ pub struct LanguageModels {
     pub tokenizer: Tokenizer,
     /// Their begin-of-text token by `config.json`.
     begin: Option<u32>,
-    /// Whether the documents of the run's training began with it.
-    began: bool,
     /// The tokens that end a text of theirs.
     pub ends: Vec<u32>,
 }
@@ -93,7 +101,6 @@ impl LanguageModels {
         let Preparation::Text(files) = preparation else {
             return Err(no_text());
         };
-        let shown = folder.join(offshoot_zoo::preparation::TOKENIZER);
         let ends = if folder.is_dir() {
             generate::end_tokens(&folder)?
         } else {
@@ -101,9 +108,8 @@ impl LanguageModels {
         };
         Ok(Self {
             place: place.to_owned(),
-            began: matches!(source, Source::Run(_)) && began(place)?,
             source,
-            tokenizer: tokenizer(&files, &shown, vocabulary)?,
+            tokenizer: tokenizer(&files, &folder, vocabulary)?,
             begin: files.bos,
             ends,
         })
@@ -193,7 +199,6 @@ impl LanguageModels {
     pub fn begin(&self, when: BeginOfText) -> Result<Option<u32>, Failure> {
         match when {
             BeginOfText::No => Ok(None),
-            BeginOfText::Auto if self.began => Ok(self.known_begin()),
             BeginOfText::Auto => Ok(self.tokenizer.leading()?),
             BeginOfText::Yes => match self.known_begin() {
                 Some(id) => Ok(Some(id)),
@@ -209,19 +214,6 @@ impl LanguageModels {
     pub fn known_begin(&self) -> Option<u32> {
         self.begin.or(self.tokenizer.begin_of_text())
     }
-}
-
-/// Whether a run's recipe says that documents begin with the begin-of-text token.
-fn began(run: &Path) -> Result<bool, Failure> {
-    let path = run.join("recipe.toml");
-    if !path.is_file() {
-        return Ok(false);
-    }
-    let shown = || path.display().to_string();
-    let recipe = std::fs::read_to_string(&path).with_context(shown)?;
-    let recipe: toml::Table = toml::from_str(&recipe).with_context(shown)?;
-    let said = recipe.get("data").and_then(|data| data.get("begin_of_text"));
-    Ok(said.and_then(toml::Value::as_bool).unwrap_or_default())
 }
 
 /// Another network of the same numbers.

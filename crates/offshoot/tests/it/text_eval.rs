@@ -422,18 +422,53 @@ fn what_is_no_measurement_of_the_runs_text_is_not_kept() {
         .run("eval perplexity run --child 8x1 --data b=b --json")
         .succeeds();
     assert_eq!(card(&other.json()[0], "perplexity")["split"], Value::Null);
+    // What is measured in other windows does not compare with the numbers of the other children.
+    for (options, context, stride) in [
+        ("--context 10", 10, 9),
+        ("--stride 5", 24, 5),
+        ("--begin-of-text yes", 24, 23),
+    ] {
+        let done = bench
+            .run(&format!(
+                "eval perplexity run --child 8x1 --split test {options} --json"
+            ))
+            .succeeds();
+        let found = done.json();
+        let details = &card(&found[0], "perplexity")["details"];
+        assert_eq!(
+            (&details["context"], &details["stride"]),
+            (&json!(context), &json!(stride))
+        );
+        done.says(&["not kept: the windows or the begin-of-text token"]);
+    }
     assert_eq!(files(&run), before);
     bench
-        .run("eval perplexity run --child 8x1 --split test --context 10")
-        .succeeds();
+        .run("eval perplexity run --child 8x1 --split test --context 24 --stride 23")
+        .succeeds()
+        .says(&["written to"]);
     let catalog = bench.catalog();
     let child = catalog.child("8x1").unwrap();
-    let found = child.scorecard("perplexity", Split::Test).unwrap();
-    assert_eq!(
-        (&found.details["context"], &found.details["stride"]),
-        (&json!(10), &json!(9))
-    );
+    assert!(child.scorecard("perplexity", Split::Test).is_some());
     assert!(child.scorecard("perplexity", Split::Val).is_none());
+}
+
+#[test]
+fn another_tokenizer_in_the_parents_folder_is_refused_wherever_it_is_read() {
+    let bench = bench(DecoderKind::Llama);
+    let run = run(&bench);
+    // As many tokens, but not the same ones.
+    std::fs::write(run.join("parent/tokenizer.json"), tokenizer(true)).unwrap();
+    for words in [
+        "eval perplexity run",
+        "eval perplexity run --data a=a.jsonl",
+        "generate run --prompt a",
+        "export run --child 8x1 -o out",
+    ] {
+        bench
+            .run(words)
+            .refuses_with_hint(&["tokenizer.json is not the tokenizer"], &["put the file back"]);
+    }
+    assert!(!bench.path("out").exists());
 }
 
 #[test]
@@ -546,6 +581,7 @@ fn models_without_their_tokenizer_or_of_images_are_refused() {
     let folder = self::run(&run);
     run.write("run/parent/tokenizer.json", tokenizer(true));
     run.run("eval perplexity run").refuses(&["tokenizer"]);
+    run.write("run/parent/tokenizer.json", tokenizer(false));
     std::fs::remove_dir_all(folder.join("corpus")).unwrap();
     run.run("eval perplexity run").refuses(&["corpus"]);
 }

@@ -5,12 +5,23 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::{TokenizerError, invalid, key};
+
 /// Longest token in bytes that is taken apart; in longer ones nothing is merged.
 const LONGEST: usize = 1024;
 
+/// Most bytes of merges, as they would stand in a `tokenizer.json`. Llama 2's 61,249 have 0.9 MB there; 16 MiB are room for eight times its
+/// vocabulary and more. Without a limit the thousand tokens `a`, `aa`, `aaa`, ... of half a megabyte make half a million merges of 358 MB.
+const MOST_BYTES: usize = 16 << 20;
+/// Bytes of `["",""],`, what is around the two parts of a merge there.
+const AROUND: usize = 8;
+
 /// All merges of tokens with scores: `tokens` have a text and, unless they are never merged, a score. Best score first; of equal ones
 /// the token of the lower number; within one token the longest left part first, which is Hugging Face's own order.
-pub(super) fn of_scores<'a>(tokens: &[(&'a str, Option<f32>)]) -> Vec<(&'a str, &'a str)> {
+///
+/// # Errors
+/// If they would have more than [`MOST_BYTES`].
+pub(super) fn of_scores<'a>(tokens: &[(&'a str, Option<f32>)]) -> Result<Vec<(&'a str, &'a str)>, TokenizerError> {
     let merged = tokens.iter().filter(|(_, score)| score.is_some());
     let parts: HashSet<&str> = merged.map(|(text, _)| *text).collect();
     let mut order: Vec<(&str, f32)> = tokens
@@ -20,14 +31,25 @@ pub(super) fn of_scores<'a>(tokens: &[(&'a str, Option<f32>)]) -> Vec<(&'a str, 
     // Stable: tokens of one score stay in the order of their numbers.
     order.sort_by(|a, b| b.1.total_cmp(&a.1));
     let mut merges = Vec::new();
+    let mut bytes = 0;
     for (text, _) in order.into_iter().filter(|(text, _)| text.len() <= LONGEST) {
         let cuts = text.char_indices().skip(1).map(|(at, _)| text.split_at(at));
         let known = cuts.filter(|(left, right)| parts.contains(left) && parts.contains(right));
         let at = merges.len();
         merges.extend(known);
         merges[at..].reverse();
+        bytes += (merges.len() - at) * (text.len() + AROUND);
+        if bytes > MOST_BYTES {
+            return Err(invalid(format!(
+                "its {} tokens are made of each other in so many ways that the merges have more than {} MiB, as those of no words do: \
+                 `{}` is damaged, or the file is made to fill the memory",
+                tokens.len(),
+                MOST_BYTES >> 20,
+                key::TOKENS
+            )));
+        }
     }
-    merges
+    Ok(merges)
 }
 
 /// Scores for `tokens` under which [`of_scores`] gives `merges` back, if there are any: 0 for what the first merge makes, -1 for the
@@ -108,7 +130,7 @@ mod tests {
             .zip(&scores)
             .map(|(t, s)| (t.unwrap_or("<s>"), t.map(|_| *s)))
             .collect();
-        assert_eq!(of_scores(&scored), merges);
+        assert_eq!(of_scores(&scored).unwrap(), merges);
     }
 
     #[test]
@@ -132,6 +154,22 @@ mod tests {
             ("b", None),
             ("ab", Some(5.0)),
         ];
-        assert_eq!(of_scores(&tokens), [("a", "a"), ("aa", "a"), ("a", "aa")]);
+        assert_eq!(of_scores(&tokens).unwrap(), [("a", "a"), ("aa", "a"), ("a", "aa")]);
+    }
+
+    #[test]
+    fn merges_end_where_their_text_would_grow_without_measure() {
+        // `a`, `aa`, ... of n letters: n (n - 1) / 2 merges, of (n^3 - n) / 3 bytes together.
+        let letters = "a".repeat(1024);
+        let merges = |n: usize| {
+            let tokens: Vec<_> = (1..=n).map(|length| (&letters[..length], Some(0.0))).collect();
+            of_scores(&tokens).map(|merges| merges.len())
+        };
+        let bytes = |n: usize| (n * n * n - n) / 3 + AROUND * n * (n - 1) / 2;
+        assert_eq!((bytes(365), bytes(366)), (16_740_360, 16_876_870), "around 16 MiB");
+        assert_eq!(merges(365), Ok(66_430));
+        let text = merges(1024).unwrap_err().to_string();
+        assert!(text.contains("its 1024 tokens") && text.contains("16 MiB"), "{text}");
+        assert!(merges(366).is_err());
     }
 }

@@ -12,18 +12,23 @@ use super::write::part;
 use super::{Note, SPACE, TokenType, TokenizerError, byte_of, invalid, key, merges, padding};
 use crate::gguf::value::{Array, Metadata, Sizes, Strings, Value as Entry};
 
+/// Most tokens that are found in a text before the model is asked: each becomes an object of seven values, a kilobyte of memory. Models have
+/// a few thousand.
+const MOST_ADDED: usize = 1 << 16;
+
 /// The `tokenizer.json` that `metadata` say, its tokens with a task, and what will be otherwise than in llama.cpp.
 ///
 /// # Errors
 /// If there is none, it is of a kind that Hugging Face's library does not have, or it contradicts itself.
 pub fn tokenizer_json(metadata: &Metadata) -> Result<(Value, Special, Vec<Note>), TokenizerError> {
-    let (listed, special, mut notes) = listed(metadata)?;
+    let frame = Frame::of(metadata)?;
     let Some(text) = metadata.text(key::HUGGING_FACE)? else {
-        return Ok((listed, special, notes));
+        return frame.whole(metadata);
     };
     match serde_json::from_str(text) {
-        Ok(embedded) if fits(&embedded, metadata)? => Ok((embedded, special, Vec::new())),
+        Ok(embedded) if fits(&embedded, metadata)? => Ok((embedded, frame.special, Vec::new())),
         _ => {
+            let (listed, special, mut notes) = frame.whole(metadata)?;
             notes.push(Note::Embedded);
             Ok((listed, special, notes))
         }
@@ -123,7 +128,16 @@ impl<'a> Tokens<'a> {
     }
 
     /// Tokens that are found in a text before the model is asked.
-    fn added(&self) -> Vec<Value> {
+    fn added(&self) -> Result<Vec<Value>, TokenizerError> {
+        let found =
+            |kind: &&TokenType| matches!(kind, TokenType::Control | TokenType::Unknown | TokenType::UserDefined);
+        let count = self.types.iter().filter(found).count();
+        if count > MOST_ADDED {
+            return Err(invalid(format!(
+                "`{}` has {count} control, unknown and user-defined tokens; at most {MOST_ADDED} are read",
+                key::TYPES
+            )));
+        }
         let added = self.iter().filter_map(|(id, text, kind)| {
             let special = match kind {
                 TokenType::Control | TokenType::Unknown => true,
@@ -135,7 +149,7 @@ impl<'a> Tokens<'a> {
                 "special": special
             }))
         });
-        added.collect()
+        Ok(added.collect())
     }
 
     /// Numbers by text.
@@ -159,61 +173,93 @@ impl<'a> Tokens<'a> {
 
 /// The tokenizer that llama.cpp's own keys say.
 pub(super) fn listed(metadata: &Metadata) -> Result<(Value, Special, Vec<Note>), TokenizerError> {
-    let model = Metadata::required(key::MODEL, metadata.text(key::MODEL)?)?;
-    let known = ["gpt2", "llama", "t5"];
-    if !known.contains(&model) {
-        return Err(TokenizerError::Unsupported(format!("`{}` is `{model}`", key::MODEL)));
+    Frame::of(metadata)?.whole(metadata)
+}
+
+/// All of a tokenizer but its model: the tokens, those with a task, and what is put around a text.
+struct Frame<'a> {
+    model: &'a str,
+    pre: Option<&'static Pre>,
+    tokens: Tokens<'a>,
+    /// Text of the token for what has none.
+    unknown: Option<String>,
+    template: Template,
+    special: Special,
+    notes: Vec<Note>,
+}
+
+impl<'a> Frame<'a> {
+    fn of(metadata: &'a Metadata) -> Result<Self, TokenizerError> {
+        let model = Metadata::required(key::MODEL, metadata.text(key::MODEL)?)?;
+        let known = ["gpt2", "llama", "t5"];
+        if !known.contains(&model) {
+            return Err(TokenizerError::Unsupported(format!("`{}` is `{model}`", key::MODEL)));
+        }
+        let tokens = Tokens::of(metadata)?;
+        let mut notes = Vec::new();
+        let pre = match model {
+            "gpt2" => Some(pre_tokenizer(metadata, &mut notes)?),
+            _ => None,
+        };
+        // What llama.cpp assumes where the file is silent. Of `gpt2`, it assumes token 11 for both ends, which is nobody's intention.
+        let (bos, eos, unknown) = match model {
+            "llama" => (Some(1), Some(2), Some(0)),
+            "t5" => (None, Some(1), Some(2)),
+            _ => (None, None, None),
+        };
+        let bos = tokens.special(metadata, key::BOS, bos)?;
+        let eos = tokens.special(metadata, key::EOS, eos)?;
+        let unknown = tokens.special(metadata, key::UNKNOWN, unknown)?;
+        let padding = tokens.special(metadata, key::PADDING, None)?;
+        let assumed = model == "llama" || pre.is_some_and(|pre| pre.add_bos);
+        let add_bos = metadata.flag(key::ADD_BOS)?.unwrap_or(assumed) && bos.is_some();
+        let add_eos = metadata.flag(key::ADD_EOS)?.unwrap_or(model == "t5") && eos.is_some();
+        let id = |token: &Option<(String, u32)>| token.as_ref().map(|(_, id)| *id);
+        let special = Special {
+            bos: id(&bos),
+            eos: id(&eos),
+            unknown: id(&unknown),
+            padding: id(&padding),
+            add_bos: Some(add_bos),
+            add_eos: Some(add_eos),
+            chat_template: metadata.text(key::CHAT_TEMPLATE)?.map(str::to_owned),
+        };
+        let template = Template {
+            bos: bos.filter(|_| add_bos),
+            eos: eos.filter(|_| add_eos),
+        };
+        Ok(Self {
+            model,
+            pre,
+            tokens,
+            unknown: unknown.map(|(text, _)| text),
+            template,
+            special,
+            notes,
+        })
     }
-    let tokens = Tokens::of(metadata)?;
-    let mut notes = Vec::new();
-    let pre = match model {
-        "gpt2" => Some(pre_tokenizer(metadata, &mut notes)?),
-        _ => None,
-    };
-    // What llama.cpp assumes where the file is silent. Of `gpt2`, it assumes token 11 for both ends, which is nobody's intention.
-    let (bos, eos, unknown) = match model {
-        "llama" => (Some(1), Some(2), Some(0)),
-        "t5" => (None, Some(1), Some(2)),
-        _ => (None, None, None),
-    };
-    let bos = tokens.special(metadata, key::BOS, bos)?;
-    let eos = tokens.special(metadata, key::EOS, eos)?;
-    let unknown = tokens.special(metadata, key::UNKNOWN, unknown)?;
-    let padding = tokens.special(metadata, key::PADDING, None)?;
-    let assumed = model == "llama" || pre.is_some_and(|pre| pre.add_bos);
-    let add_bos = metadata.flag(key::ADD_BOS)?.unwrap_or(assumed) && bos.is_some();
-    let add_eos = metadata.flag(key::ADD_EOS)?.unwrap_or(model == "t5") && eos.is_some();
-    let template = Template {
-        bos: bos.clone().filter(|_| add_bos),
-        eos: eos.clone().filter(|_| add_eos),
-    };
-    let id = |token: &Option<(String, u32)>| token.as_ref().map(|(_, id)| *id);
-    let special = Special {
-        bos: id(&bos),
-        eos: id(&eos),
-        unknown: id(&unknown),
-        padding: id(&padding),
-        add_bos: Some(add_bos),
-        add_eos: Some(add_eos),
-        chat_template: metadata.text(key::CHAT_TEMPLATE)?.map(str::to_owned),
-    };
-    let parts = match (model, pre) {
-        (_, Some(pre)) => byte_level(metadata, &tokens, pre)?,
-        ("llama", _) => characters(metadata, &tokens, unknown.map(|(text, _)| text))?,
-        _ => unigram(metadata, &tokens, id(&unknown))?,
-    };
-    let tokenizer = json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": tokens.added(),
-        "normalizer": parts.normalizer,
-        "pre_tokenizer": parts.pre_tokenizer,
-        "post_processor": template.json(),
-        "decoder": parts.decoder,
-        "model": parts.model
-    });
-    Ok((tokenizer, special, notes))
+
+    /// With its model.
+    fn whole(self, metadata: &Metadata) -> Result<(Value, Special, Vec<Note>), TokenizerError> {
+        let added = self.tokens.added()?;
+        let parts = match (self.model, self.pre) {
+            (_, Some(pre)) => byte_level(metadata, &self.tokens, pre)?,
+            ("llama", _) => characters(metadata, &self.tokens, self.unknown)?,
+            _ => unigram(metadata, &self.tokens, self.special.unknown)?,
+        };
+        let tokenizer = json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": added,
+            "normalizer": parts.normalizer,
+            "pre_tokenizer": parts.pre_tokenizer,
+            "post_processor": self.template.json(),
+            "decoder": parts.decoder,
+            "model": parts.model
+        });
+        Ok((tokenizer, self.special, self.notes))
+    }
 }
 
 /// What depends on the kind.
@@ -282,7 +328,7 @@ fn characters(metadata: &Metadata, tokens: &Tokens, unknown: Option<String>) -> 
         .filter(|(_, _, kind)| *kind == TokenType::Normal)
         .map(|(id, text, _)| (text, Some(scores[id])))
         .collect();
-    let merges = merges::of_scores(&normal);
+    let merges = merges::of_scores(&normal)?;
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
     let normalizer = match prefix {
         true => json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, replace]}),

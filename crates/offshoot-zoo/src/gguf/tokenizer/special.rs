@@ -1,4 +1,4 @@
-//! Which tokens begin, end and fill a text: what `config.json` and `tokenizer_config.json` say beside a `tokenizer.json`.
+//! Which tokens begin, end and fill a text: what `tokenizer_config.json` and `chat_template.jinja` say beside a `tokenizer.json`.
 
 use serde_json::Value;
 
@@ -22,29 +22,30 @@ pub struct Special {
 }
 
 impl Special {
-    /// What the files of a folder say: `tokenizer_config.json` by the tokens' text, `config.json` by their numbers. Of several ends the
-    /// first is taken.
-    pub fn of_files(tokenizer: &Value, config: Option<&Value>, tokenizer_config: Option<&Value>) -> Self {
+    /// What the files of a folder say: `tokenizer_config.json`, and the text of `chat_template.jinja`, which transformers 5 writes and which
+    /// comes before a template in the former. Of several templates there the one called `default` is taken.
+    pub fn of_files(tokenizer: &Value, config: Option<&Value>, chat_template: Option<&str>) -> Self {
         let named = |name: &str| {
-            let token = tokenizer_config?.get(name)?;
+            let token = config?.get(name)?;
             let text = token.get("content").unwrap_or(token).as_str()?;
             id_of(tokenizer, text)
         };
-        let numbered = |name: &str| {
-            let id = config?.get(name)?;
-            let id = id.as_array().map_or(Some(id), |ids| ids.first())?;
-            u32::try_from(id.as_u64()?).ok()
+        let flag = |name: &str| config?.get(name)?.as_bool();
+        let template = |config: &Value| {
+            let said = config.get("chat_template")?;
+            let several = said.as_array().into_iter().flatten();
+            let usual = several.into_iter().find(|template| template["name"] == "default");
+            let text = usual.map_or(said, |template| &template["template"]);
+            text.as_str().map(str::to_owned)
         };
-        let flag = |name: &str| tokenizer_config?.get(name)?.as_bool();
-        let template = |config: &Value| config.get("chat_template")?.as_str().map(str::to_owned);
         Self {
-            bos: named("bos_token").or_else(|| numbered("bos_token_id")),
-            eos: named("eos_token").or_else(|| numbered("eos_token_id")),
-            unknown: named("unk_token").or_else(|| numbered("unk_token_id")),
-            padding: named("pad_token").or_else(|| numbered("pad_token_id")),
+            bos: named("bos_token"),
+            eos: named("eos_token"),
+            unknown: named("unk_token"),
+            padding: named("pad_token"),
             add_bos: flag("add_bos_token"),
             add_eos: flag("add_eos_token"),
-            chat_template: tokenizer_config.and_then(template),
+            chat_template: chat_template.map(str::to_owned).or_else(|| config.and_then(template)),
         }
     }
 }
@@ -71,22 +72,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_in_the_one_file_come_before_numbers_in_the_other() {
+    fn tokens_are_named_by_their_text_and_a_template_of_its_own_comes_first() {
         let tokenizer = json!({
             "added_tokens": [{"id": 3, "content": "<|im_end|>"}],
             "model": {"vocab": {"<s>": 1, "a": 2}}
         });
-        let config = json!({"bos_token_id": 7, "eos_token_id": [9, 8], "pad_token_id": 2});
-        let names = json!({"bos_token": "<s>", "eos_token": {"content": "absent"}, "unk_token": null, "chat_template": "{{ x }}"});
-        let special = Special::of_files(&tokenizer, Some(&config), Some(&names));
+        let config = json!({
+            "bos_token": "<s>", "eos_token": {"content": "absent"}, "unk_token": null, "pad_token": "a", "chat_template": "{{ x }}"
+        });
+        let special = Special::of_files(&tokenizer, Some(&config), None);
         assert_eq!(
             (special.bos, special.eos, special.unknown, special.padding),
-            (Some(1), Some(9), None, Some(2))
+            (Some(1), None, None, Some(2))
         );
         assert_eq!(special.chat_template.as_deref(), Some("{{ x }}"));
-        let names = json!({"eos_token": {"content": "<|im_end|>"}, "add_bos_token": true});
-        let special = Special::of_files(&tokenizer, None, Some(&names));
+        let special = Special::of_files(&tokenizer, Some(&config), Some("{{ y }}"));
+        assert_eq!(special.chat_template.as_deref(), Some("{{ y }}"));
+        let config = json!({"eos_token": {"content": "<|im_end|>"}, "add_bos_token": true, "chat_template": [
+            {"name": "tool_use", "template": "{{ t }}"}, {"name": "default", "template": "{{ d }}"}
+        ]});
+        let special = Special::of_files(&tokenizer, Some(&config), None);
         assert_eq!((special.bos, special.eos, special.add_bos), (None, Some(3), Some(true)));
+        assert_eq!(special.chat_template.as_deref(), Some("{{ d }}"));
         assert_eq!(Special::of_files(&tokenizer, None, None), Special::default());
     }
 }

@@ -295,7 +295,7 @@ fn scores_of_merges(vocabulary: &Vocabulary, pairs: &[(&str, &str)], notes: &mut
         .zip(&scores)
         .filter_map(|(text, score)| Some(((*text)?, Some(*score))))
         .collect();
-    if !merges::same(&merges::of_scores(&scored), pairs) {
+    if !merges::of_scores(&scored).is_ok_and(|made| merges::same(&made, pairs)) {
         notes.push(Note::Merges);
     }
     scores

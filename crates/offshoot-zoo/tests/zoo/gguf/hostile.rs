@@ -3,8 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use offshoot_zoo::gguf::{GgufError, GgufFile};
+use offshoot_family::{Decoder, DecoderKind};
+use offshoot_zoo::gguf::{self, GgufError, GgufFile, Strings};
 
+use super::model::{Parts, Saved, gpt2};
 use crate::hostile::frugal;
 
 /// A GGUF file byte by byte, by nothing of ours.
@@ -379,4 +381,71 @@ fn no_change_of_a_byte_or_two_makes_a_panic() {
             assert!(opened.is_ok(), "{bytes:?}");
         }
     });
+}
+
+/// A whole model of so many tokens, without a tokenizer.
+fn model(tokens: usize) -> (Saved, PathBuf, Parts) {
+    let saved = Saved::new(&Decoder {
+        kind: DecoderKind::Llama,
+        width: 4,
+        depth: 1,
+        heads: 2,
+        kv_heads: 2,
+        head_dim: 2,
+        hidden: 3,
+        vocabulary: tokens,
+        ..gpt2()
+    });
+    let path = saved.whole();
+    let mut parts = Parts::of(&path);
+    parts.without("tokenizer.");
+    (saved, path, parts)
+}
+
+/// The tokenizer `llama` of these tokens, all of one score.
+fn llama(parts: &mut Parts, tokens: Strings) {
+    parts.metadata.set("tokenizer.ggml.model", "llama");
+    parts.metadata.set("tokenizer.ggml.scores", vec![0f32; tokens.len()]);
+    parts.metadata.set("tokenizer.ggml.tokens", tokens);
+}
+
+fn refused_model(path: &Path, parts: &Parts) -> String {
+    parts.write(path);
+    let text = frugal(|| gguf::open(path)).map(|_| ()).unwrap_err().to_string();
+    assert!(text.contains(path.to_str().unwrap()), "{text}");
+    text
+}
+
+#[test]
+fn a_small_file_does_not_become_gigabytes_of_merges() {
+    // `a`, `aa`, ... up to 1024 letters: half a megabyte of tokens, 523,776 merges of 358 MB.
+    let letters = |n: usize| (1..=n).map(|length| "a".repeat(length)).collect::<Strings>();
+    let (_saved, path, mut parts) = model(1024);
+    llama(&mut parts, letters(1024));
+    let text = refused_model(&path, &parts);
+    assert!(text.contains("its 1024 tokens") && text.contains("16 MiB"), "{text}");
+    assert!(std::fs::metadata(&path).unwrap().len() < 1 << 20);
+    // Below the limit it is a tokenizer like any other.
+    llama(&mut parts, letters(300));
+    parts.write(&path);
+    assert!(frugal(|| gguf::open(&path)).is_ok());
+    // More tokens than embeddings, and tensors that do not fit, are seen before any merge is made.
+    llama(&mut parts, letters(1025));
+    let text = refused_model(&path, &parts);
+    assert!(text.contains("the token 1024") && text.contains("1024 rows"), "{text}");
+    parts.tensors.retain(|(tensor, _)| tensor.name != "blk.0.ffn_up.weight");
+    let text = refused_model(&path, &parts);
+    assert!(text.contains("`blk.0.ffn_up.weight` is missing"), "{text}");
+}
+
+#[test]
+fn control_tokens_without_number_are_refused() {
+    let (_saved, path, mut parts) = model(70_000);
+    llama(&mut parts, (0..70_000).map(|i| format!("<{i}>")).collect());
+    parts.metadata.set("tokenizer.ggml.token_type", vec![3i32; 70_000]);
+    let text = refused_model(&path, &parts);
+    assert!(
+        text.contains("70000 control") && text.contains("at most 65536"),
+        "{text}"
+    );
 }

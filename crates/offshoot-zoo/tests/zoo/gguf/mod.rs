@@ -1,6 +1,7 @@
 //! GGUF: files by the format's own package are read to the bit, what is written comes back, and bad files are refused.
 
 mod hostile;
+mod model;
 mod round_trip;
 mod tokenizer;
 

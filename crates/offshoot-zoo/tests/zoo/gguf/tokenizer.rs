@@ -41,7 +41,7 @@ fn scores(metadata: &Metadata) -> Vec<f32> {
 }
 
 /// The vocabulary without tokens that are found before the model is asked.
-fn vocabulary(tokenizer: &Value) -> Vec<(String, f64)> {
+pub(super) fn vocabulary(tokenizer: &Value) -> Vec<(String, f64)> {
     let added: Vec<_> = tokenizer["added_tokens"]
         .as_array()
         .unwrap()
