@@ -58,7 +58,7 @@ pub enum Command {
     Generate(Generate),
     /// Find the best child within a budget.
     Pick(Pick),
-    /// Write children as ordinary Hugging Face folders or ONNX models.
+    /// Write children as ordinary Hugging Face folders, ONNX models or GGUF files.
     Export(Export),
     /// Write one HTML page about a run.
     Report(Report),
@@ -376,7 +376,7 @@ pub struct LanguageModel {
 /// When a begin-of-text token is put before a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BeginOfText {
-    /// If the tokenizer itself adds one, or the run was trained so.
+    /// If the tokenizer itself adds one; that of a run does what the run was trained with.
     Auto,
     /// Always; the model must have one.
     Yes,
@@ -400,11 +400,13 @@ pub struct Perplexity {
     /// Part of the run's text to score. Choose on val; test is for the final number.
     #[arg(long, value_enum, default_value_t = Part::Val)]
     pub split: Part,
-    /// Tokens of a window, the last of which is only predicted; the model's context, or the run's, without it.
+    /// Tokens of a window, the last of which is only predicted; the model's context, or the run's, without it. With another than the
+    /// run's the numbers are only printed.
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
     /// Tokens from the beginning of a window to that of the next; one less than the context without it, so that every token but a
-    /// document's first is predicted once and none is read twice as context but for one a window.
+    /// document's first is predicted once and none is read twice as context but for one a window. With another the numbers are only
+    /// printed.
     #[arg(long, value_name = "N")]
     pub stride: Option<usize>,
     /// Documents of each domain, at most; 0 for all. With a limit the numbers are only printed.
