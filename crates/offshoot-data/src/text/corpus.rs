@@ -110,7 +110,8 @@ pub struct Removed {
     pub empty: u64,
     /// No text, or no line as it should be.
     pub damaged: u64,
-    /// Where the first of these are, and what they are instead.
+    /// Where the first of these are, and what they are instead; not in corpora of before this was kept.
+    #[serde(default)]
     pub first_damaged: Vec<String>,
     /// Training documents with the words of a held-out document of any domain, in order.
     pub exact_duplicates: u64,
