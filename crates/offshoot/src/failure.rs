@@ -9,6 +9,8 @@ use offshoot_family::CatalogError;
 use offshoot_family::quantity::QuantityError;
 use offshoot_family::recipe::RecipeError;
 use offshoot_methods::family::FamilyError;
+use offshoot_methods::specialize::costs::CostsError;
+use offshoot_methods::specialize::plan::PlanError;
 use offshoot_methods::train::error::LearnerError;
 use offshoot_methods::train::events::EventsError;
 use offshoot_methods::train::metrics::MetricsError;
@@ -113,6 +115,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         LearnerError,
         EvalError,
         GenerateError,
+        PlanError,
+        CostsError,
     );
     match cause.downcast_ref::<TrainError<LearnerError>>() {
         Some(TrainError::Learner(error)) => return error.hint(),
