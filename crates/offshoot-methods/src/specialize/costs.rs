@@ -220,10 +220,12 @@ impl Costs {
     /// # Errors
     /// If it holds a number that TOML cannot.
     pub fn to_toml(&self) -> Result<String, CostsError> {
-        toml::to_string(self).map_err(|e| CostsError {
-            origin: self.source.clone(),
-            reason: e.to_string(),
-        })
+        let text = toml::to_string(self);
+        text.map(|text| format!("{}\n", text.trim_end()))
+            .map_err(|e| CostsError {
+                origin: self.source.clone(),
+                reason: e.to_string(),
+            })
     }
 
     /// Every number is one that a machine could have.

@@ -86,7 +86,7 @@ impl Method {
 
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.pad(self.name())
     }
 }
 
@@ -242,6 +242,8 @@ pub struct Candidate {
     pub misfit: Option<String>,
     /// Its pretraining as hours of the paper: the same tokens a parameter of the model that is used.
     equivalent: f64,
+    /// Share of the paper's tuning that the hours of a domain allow.
+    tuned: f64,
 }
 
 impl Candidate {
@@ -387,7 +389,19 @@ fn candidate(method: Method, budgets: &Budgets, costs: &Costs) -> Candidate {
         }
         Method::Llm => (large.parameters, large.training, llm_scale, LIMIT, tuning.large),
     };
-    let tuned = at_tokens(tuned, tokens);
+    // The paper's tuning, or as much of it as the hours allow; of importance sampling at most half of them.
+    let full = at_tokens(tuned, tokens);
+    let room = match method {
+        Method::SlmIs => budgets.specialization_hours / 2.0,
+        _ => budgets.specialization_hours,
+    };
+    let tuned = full.min(room);
+    let pass = tokens / BILLION
+        * match method {
+            Method::Llm => large.training,
+            Method::SlmD => large.training + large.inference + small.training,
+            _ => small.training,
+        };
     let clustered = if matches!(method, Method::SlmIs | Method::SlmMix | Method::SlmPn) {
         costs.clustering
     } else {
@@ -442,15 +456,18 @@ fn candidate(method: Method, budgets: &Budgets, costs: &Costs) -> Candidate {
         ));
     } else if method.shares() && given == 0.0 {
         misfit = Some("it needs pretraining before the domains are known, and there are no hours for it".into());
-    } else if budgets.specialization_hours < tuned {
+    } else if tuned < pass {
         misfit = Some(format!(
-            "tuning on {} tokens takes {} hours a domain, and {} are given",
+            "one pass of tuning over {} tokens takes {} hours, and {} of a domain are given{}",
             count(budgets.tokens),
-            told(tuned),
-            told(budgets.specialization_hours)
+            told(pass),
+            told(budgets.specialization_hours),
+            if method == Method::SlmIs {
+                ", half of them for pretraining"
+            } else {
+                ""
+            }
         ));
-    } else if method == Method::SlmIs && billions <= 0.0 {
-        misfit = Some("tuning takes all hours of a domain, and none are left for its pretraining".into());
     }
     Candidate {
         method,
@@ -462,6 +479,7 @@ fn candidate(method: Method, budgets: &Budgets, costs: &Costs) -> Candidate {
         perplexity: published::perplexity(method, equivalent, tokens),
         misfit,
         equivalent,
+        tuned: tuned / full,
     }
 }
 
@@ -624,6 +642,13 @@ fn notes(chosen: &Candidate, budgets: &Budgets, costs: &Costs) -> Vec<String> {
         }
         notes.push(note);
     }
+    if chosen.tuned < 1.0 {
+        notes.push(format!(
+            "the hours of a domain allow {} % of the paper's tuning, which ends at the best validation loss or after 9 passes over 1M tokens and \
+             4 over 64M",
+            proportion(chosen.tuned * 100.0, 2)
+        ));
+    }
     if costs.clustering == 0.0 && matches!(chosen.method, Method::SlmIs | Method::SlmMix | Method::SlmPn) {
         notes.push("clustering is not counted in these costs".into());
     }
@@ -633,7 +658,7 @@ fn notes(chosen: &Candidate, budgets: &Budgets, costs: &Costs) -> Vec<String> {
 /// What would have to change for a method to fit.
 fn nothing_fits(budgets: &Budgets, costs: &Costs, misfits: Vec<Candidate>) -> PlanError {
     let small = costs.small.parameters;
-    let least = at_tokens(costs.tuning().small, budgets.tokens as f64);
+    let least = budgets.tokens as f64 / BILLION * costs.small.training;
     let hint = if small > budgets.inference {
         format!(
             "the smallest model that these costs are of has {} parameters: give --inference {} or more, or other --costs",
@@ -642,8 +667,10 @@ fn nothing_fits(budgets: &Budgets, costs: &Costs, misfits: Vec<Candidate>) -> Pl
         )
     } else if budgets.specialization_hours <= least {
         format!(
-            "tuning alone takes {} hours a domain: give more --specialization-hours, or plan for a smaller model",
-            told(least)
+            "one pass over a domain's text takes {} hours, and the paper's tuning {}: give more --specialization-hours, or plan for a smaller \
+             model",
+            told(least),
+            told(at_tokens(costs.tuning().small, budgets.tokens as f64))
         )
     } else {
         "give --pretraining-hours, or more --specialization-hours".into()
@@ -797,7 +824,7 @@ mod tests {
         assert!(reason(&many, Method::SlmMix).contains("17.18 against 16.95"));
         assert!(reason(&many, Method::Llm).contains("771M parameters to use, more than 126M"));
         // The teacher's hours are the student's, too.
-        assert!(reason(&many, Method::SlmD).contains("tuning on") || reason(&many, Method::SlmD).contains("teacher"));
+        assert!(reason(&many, Method::SlmD).contains("counting its teacher's, 600.0 hours"));
         let rich = plan(
             &Budgets {
                 pretraining_hours: 5000.0,
@@ -849,6 +876,34 @@ mod tests {
         .unwrap();
         assert!(reason(&large, Method::SlmIs).contains("6th of its parameters"));
         assert!(reason(&large, Method::SlmPn).contains("16.95 against 14.50 of llm"));
+    }
+
+    #[test]
+    fn less_than_the_papers_tuning_is_allowed_down_to_one_pass() {
+        let hours = |specialization_hours| {
+            plan(
+                &Budgets {
+                    specialization_hours,
+                    ..BUDGETS
+                },
+                &Costs::paper(),
+            )
+        };
+        let short = hours(0.0034).unwrap();
+        assert_eq!(
+            (short.chosen.method, short.chosen.hours.specialization),
+            (Method::SlmPn, 0.0034)
+        );
+        assert!(
+            short
+                .notes
+                .iter()
+                .any(|note| note.contains("20 % of the paper's tuning")),
+            "{:?}",
+            short.notes
+        );
+        assert!(hours(0.02).unwrap().notes.iter().all(|note| !note.contains("tuning")));
+        assert!(hours(0.002).is_err());
     }
 
     #[test]
@@ -910,7 +965,7 @@ mod tests {
         assert!(hint.contains("--inference 126M"));
         let (text, hint) = refused(&|b| b.specialization_hours = 0.001);
         assert!(
-            text.contains("tuning on 1M tokens takes 0.0170 hours a domain, and 0.00100 are given"),
+            text.contains("pass of tuning over 1M tokens takes 0.00220 hours, and 0.00100 of a domain are given"),
             "{text}"
         );
         assert!(hint.contains("--specialization-hours"));

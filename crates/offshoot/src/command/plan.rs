@@ -262,7 +262,7 @@ fn columns(budgets: &Budgets) -> Vec<String> {
         "a domain",
         &total,
         "use of 1G tokens",
-        "perplexity",
+        "paper's perplexity",
     ]
     .map(str::to_owned)
     .into()
