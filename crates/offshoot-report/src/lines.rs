@@ -90,10 +90,22 @@ impl Lines<'_> {
                 svg.circle(&format!("dot point c{colour}"), (x.at(*at), y.at(*value)), radius, tip);
             }
         }
+        // A lone point is named where it is.
+        let alone = |line: &&Line<'_>| line.points.len() == 1;
+        for line in self.lines.iter().filter(alone) {
+            let (at, value) = line.points[0];
+            svg.text(
+                "label named",
+                (x.at(at) + 9.0, y.at(value) + 4.0),
+                Anchor::Start,
+                line.name,
+            );
+        }
         let end = |line: &Line<'_>| line.points.last().map(|point| y.at(point.1));
         let ends = self
             .lines
             .iter()
+            .filter(|line| !alone(line))
             .filter_map(|line| Some((end(line)?, line.name)))
             .collect();
         frame.name_ends(&mut svg, ends);

@@ -6,6 +6,7 @@ use anyhow::Error;
 use offshoot_data::DataError;
 use offshoot_eval::EvalError;
 use offshoot_family::CatalogError;
+use offshoot_family::ledger::LedgerError;
 use offshoot_family::quantity::QuantityError;
 use offshoot_family::recipe::RecipeError;
 use offshoot_methods::family::FamilyError;
@@ -105,6 +106,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     of!(
         RecipeError,
         CatalogError,
+        LedgerError,
         QuantityError,
         CheckpointError,
         DataError,

@@ -255,7 +255,7 @@ impl Candidate {
 
 /// A decision.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub struct Decision {
     /// The method to take.
     pub chosen: Candidate,
     /// The others in the order of preference, those that do not fit last, each with why it lost.
@@ -284,7 +284,7 @@ pub struct BreakEven {
 ///
 /// # Errors
 /// If a budget is zero or absurd, or no method fits.
-pub fn plan(budgets: &Budgets, costs: &Costs) -> Result<Plan, PlanError> {
+pub fn plan(budgets: &Budgets, costs: &Costs) -> Result<Decision, PlanError> {
     budgets.check()?;
     let (mut fitting, misfits): (Vec<Candidate>, Vec<Candidate>) = Method::ALL
         .into_iter()
@@ -320,7 +320,7 @@ pub fn plan(budgets: &Budgets, costs: &Costs) -> Result<Plan, PlanError> {
         (loser, reason)
     };
     let others = fitting.into_iter().chain(misfits).map(lost).collect();
-    Ok(Plan {
+    Ok(Decision {
         chosen,
         others,
         break_even,
@@ -729,14 +729,14 @@ mod tests {
         plan(budgets, &Costs::paper()).unwrap().chosen.method
     }
 
-    fn of(plan: &Plan, method: Method) -> &Candidate {
+    fn of(plan: &Decision, method: Method) -> &Candidate {
         std::iter::once(&plan.chosen)
             .chain(plan.others.iter().map(|other| &other.0))
             .find(|c| c.method == method)
             .unwrap()
     }
 
-    fn reason(plan: &Plan, method: Method) -> &str {
+    fn reason(plan: &Decision, method: Method) -> &str {
         &plan.others.iter().find(|other| other.0.method == method).unwrap().1
     }
 

@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table, TableStyle};
 use offshoot_family::files::write_atomic;
 use offshoot_family::quantity::{grouped, parse_count, parse_hours, proportion};
 use offshoot_methods::specialize::costs::{Costs, MAX_BYTES, Measured};
-use offshoot_methods::specialize::plan::{Budgets, Candidate, Method, Plan, count, plan, told};
+use offshoot_methods::specialize::plan::{Budgets, Candidate, Decision, Method, count, plan, told};
 use offshoot_methods::specialize::published::{self, Published};
 use offshoot_report::{MethodFacts, PlanFacts};
 use offshoot_zoo::tensor::kernels::on_workers;
@@ -164,7 +164,7 @@ fn median(most: Duration, mut once: impl FnMut() -> Result<(), Failure> + Send) 
 }
 
 /// All methods, the one to take first.
-fn all(plan: &Plan) -> impl Iterator<Item = (&Candidate, &str)> {
+fn all(plan: &Decision) -> impl Iterator<Item = (&Candidate, &str)> {
     let others = plan
         .others
         .iter()
@@ -181,7 +181,7 @@ fn perplexity(published: Option<Published>) -> String {
 }
 
 /// How the break-even is told.
-fn even(plan: &Plan) -> Option<String> {
+fn even(plan: &Decision) -> Option<String> {
     let even = plan.break_even?;
     Some(format!(
         "break-even at {:.1} domains: pretraining for each of them (slm-is, {} hours) costs more than one for all ({}, {} hours) from there on",
@@ -193,7 +193,7 @@ fn even(plan: &Plan) -> Option<String> {
 }
 
 /// What the choice is, in a sentence.
-fn headline(plan: &Plan) -> String {
+fn headline(plan: &Decision) -> String {
     let chosen = &plan.chosen;
     format!(
         "{}: {}; {} parameters in pretraining, {} to use",
@@ -205,7 +205,7 @@ fn headline(plan: &Plan) -> String {
 }
 
 /// What it takes, in a sentence.
-fn takes(budgets: &Budgets, plan: &Plan) -> String {
+fn takes(budgets: &Budgets, plan: &Decision) -> String {
     let hours = plan.chosen.hours;
     let clustering = match hours.clustering {
         0.0 => String::new(),
@@ -221,7 +221,7 @@ fn takes(budgets: &Budgets, plan: &Plan) -> String {
     )
 }
 
-fn print(budgets: &Budgets, costs: &Costs, plan: &Plan) -> Result<(), Failure> {
+fn print(budgets: &Budgets, costs: &Costs, plan: &Decision) -> Result<(), Failure> {
     say(&headline(plan))?;
     say(&takes(budgets, plan))?;
     if let Some(even) = even(plan) {
@@ -286,7 +286,7 @@ fn cells(c: &Candidate, budgets: &Budgets) -> Vec<String> {
     cells
 }
 
-fn as_json(budgets: &Budgets, costs: &Costs, plan: &Plan) -> Value {
+fn as_json(budgets: &Budgets, costs: &Costs, plan: &Decision) -> Value {
     let method = |c: &Candidate| {
         json!({
             "method": c.method.name(),
@@ -331,7 +331,7 @@ fn as_json(budgets: &Budgets, costs: &Costs, plan: &Plan) -> Value {
 }
 
 /// What the page tells.
-fn facts(budgets: &Budgets, costs: &Costs, plan: &Plan) -> PlanFacts {
+fn facts(budgets: &Budgets, costs: &Costs, plan: &Decision) -> PlanFacts {
     // Where one curve is the paper's own, drawn over its hours, no other hours may stand beside it.
     let papers = *costs == Costs::paper();
     let curve = |method: Method| {
@@ -358,7 +358,7 @@ fn facts(budgets: &Budgets, costs: &Costs, plan: &Plan) -> PlanFacts {
         },
     });
     PlanFacts {
-        lead: format!("{}. {}.", headline(plan), takes(budgets, plan)),
+        lead: format!("{}; {}.", headline(plan), takes(budgets, plan)),
         domains: budgets.domains,
         break_even: plan.break_even.map(|even| even.domains),
         even: even(plan),
