@@ -78,6 +78,18 @@ const TIME: Notation<f64> = Notation {
     ],
 };
 
+const HOURS: Notation<f64> = Notation {
+    kind: "a number of hours",
+    hint: "write hours, or a number with s, min, h or d: 0.5, 30min, 130h, 3d",
+    units: &[
+        ("", 1.0),
+        ("h", 1.0),
+        ("s", 1.0 / 3600.0),
+        ("min", 1.0 / 60.0),
+        ("d", 24.0),
+    ],
+};
+
 impl<U: Copy> Notation<U> {
     fn error(&self, text: &str, reason: impl Into<String>) -> QuantityError {
         // A text of any length can be given; an error message shows its beginning.
@@ -246,6 +258,18 @@ pub fn parse_milliseconds(text: &str) -> Result<f64, QuantityError> {
     }
 }
 
+/// Reads a time in hours: `130`, `0.5`, `30min`, `3d`.
+///
+/// # Errors
+/// As [`parse_count`].
+pub fn parse_hours(text: &str) -> Result<f64, QuantityError> {
+    let (number, unit) = HOURS.split(text)?;
+    match number.to_f64().map(|value| value * unit) {
+        Some(value) if value.is_finite() => Ok(value),
+        _ => Err(HOURS.error(text, "it is out of range")),
+    }
+}
+
 /// A whole number with its thousands set apart: `21,675,264`.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -354,6 +378,25 @@ mod tests {
     }
 
     #[test]
+    fn long_times_are_hours() {
+        for (text, value) in [
+            ("130", 130.0),
+            ("0.5", 0.5),
+            ("30min", 0.5),
+            ("3 d", 72.0),
+            ("2h", 2.0),
+            ("36 s", 0.01),
+        ] {
+            let read = parse_hours(text).unwrap();
+            assert!((read - value).abs() <= 1e-12 * value, "{text}: {read}");
+        }
+        let month = parse_hours("5 months").unwrap_err();
+        assert!(month.to_string().contains("`months` is no unit") && month.hint().unwrap().contains("30min"));
+        assert!(parse_hours("-3").unwrap_err().to_string().contains("negative"));
+        assert!(parse_hours("1e400").unwrap_err().to_string().contains("out of range"));
+    }
+
+    #[test]
     fn odd_input_is_refused_with_its_reason() {
         for (text, reason) in [
             ("", "empty"),
@@ -409,7 +452,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in ".*") {
-            let _ = (parse_count(&text), parse_bytes(&text), parse_milliseconds(&text));
+            let _ = (parse_count(&text), parse_bytes(&text), parse_milliseconds(&text), parse_hours(&text));
         }
 
         #[test]

@@ -338,6 +338,19 @@ impl Frame {
             svg.text("name", (0.0, 12.0), Anchor::Start, y_label);
         }
     }
+
+    /// Writes names beside the right edge, each at the height of its line's end, moved apart from the top down.
+    pub(crate) fn name_ends(&self, svg: &mut Svg, mut ends: Vec<(f64, &str)>) {
+        // Least distance of two names.
+        const LINE: f64 = 14.0;
+        ends.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut lowest = f64::NEG_INFINITY;
+        for (at, name) in ends {
+            let at = at.max(lowest + LINE);
+            lowest = at;
+            svg.text("label named", (self.right + 8.0, at + 4.0), Anchor::Start, name);
+        }
+    }
 }
 
 #[cfg(test)]

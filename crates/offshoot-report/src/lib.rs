@@ -29,7 +29,9 @@ mod curves;
 mod figures;
 mod heat;
 mod labels;
+mod lines;
 mod page;
+mod plan;
 mod provenance;
 mod samples;
 mod scatter;
@@ -40,6 +42,7 @@ mod units;
 
 pub use card::{CardFacts, OpenedBy, model_card};
 use offshoot_family::Catalog;
+pub use plan::{MethodFacts, PlanFacts};
 use serde_json::{Map, Value};
 
 /// What the page tells of a run beside its catalog.
@@ -75,4 +78,13 @@ pub enum ReportError {
 /// Only if the page's own template fails; an odd catalog gives a page that says what is missing.
 pub fn render(catalog: &Catalog, run: &RunFacts) -> Result<String, ReportError> {
     page::render(catalog, run)
+}
+
+/// Makes the page of a plan: which method to take under which budgets, and what each would cost over more and fewer domains. The same
+/// input gives the same bytes.
+///
+/// # Errors
+/// Only if the page's own template fails.
+pub fn render_plan(plan: &PlanFacts) -> Result<String, ReportError> {
+    page::render_plan(plan)
 }

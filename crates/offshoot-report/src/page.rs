@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::curves::{Panel, curves};
 use crate::figures::{Family, Figure, Picked, Swatch, Tile};
+use crate::plan::PlanFacts;
 use crate::provenance::{Source, sources};
 use crate::samples::{Sample, latest};
 use crate::score::{Cost, Score, axes, front, intact, training_cost};
@@ -47,7 +48,7 @@ struct Page<'a> {
     version: &'a str,
 }
 
-/// The only template, compiled once: it does not change.
+/// The templates, compiled once: they do not change.
 fn environment() -> Result<&'static Environment<'static>, minijinja::Error> {
     static ENVIRONMENT: OnceLock<Environment<'static>> = OnceLock::new();
     if let Some(environment) = ENVIRONMENT.get() {
@@ -57,6 +58,7 @@ fn environment() -> Result<&'static Environment<'static>, minijinja::Error> {
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     // The name ends in .html: everything that is not marked safe is escaped.
     environment.add_template("page.html", include_str!("assets/page.html"))?;
+    environment.add_template("plan.html", include_str!("assets/plan.html"))?;
     Ok(ENVIRONMENT.get_or_init(|| environment))
 }
 
@@ -125,6 +127,26 @@ pub(crate) fn render(catalog: &Catalog, run: &RunFacts) -> Result<String, Report
     };
     Ok(environment()?
         .get_template("page.html")?
+        .render(Value::from(Serde(&page)))?)
+}
+
+/// Makes the page of a plan.
+pub(crate) fn render_plan(plan: &PlanFacts) -> Result<String, ReportError> {
+    #[derive(Serialize)]
+    struct Page<'a> {
+        css: &'static str,
+        plan: &'a PlanFacts,
+        chosen: &'a str,
+        figures: Vec<Figure>,
+    }
+    let page = Page {
+        css: include_str!("assets/page.css"),
+        plan,
+        chosen: plan.methods.first().map_or("no method", |method| &method.name),
+        figures: plan.figures(),
+    };
+    Ok(environment()?
+        .get_template("plan.html")?
         .render(Value::from(Serde(&page)))?)
 }
 

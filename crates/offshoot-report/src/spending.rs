@@ -3,7 +3,7 @@
 use offshoot_family::{Catalog, TrainingCost};
 use serde_json::{Map, Value};
 
-use crate::chart::{Anchor, Frame, Scale, Svg};
+use crate::chart::{Frame, Scale, Svg};
 use crate::curves::{MOST_SERIES, Points, ordered};
 use crate::figures::{Figure, capitalised};
 use crate::score::{Score, training_cost};
@@ -11,8 +11,6 @@ use crate::units::{Unit, grouped, significant};
 
 /// Most points of a curve.
 const MOST_POINTS: usize = 60;
-/// Least distance of two names.
-const LINE: f64 = 14.0;
 
 /// The probes of one child.
 struct Probed<'a> {
@@ -165,18 +163,11 @@ fn chart(
             svg.circle(&format!("dot point c{i}"), at, if narrow { 2.0 } else { 3.0 }, &tip);
         }
     }
-    // Names beside the ends, moved apart from the top down.
-    let mut ends: Vec<(f64, &str)> = probed
+    let ends = probed
         .iter()
         .filter_map(|probed| Some((y.at(probed.points.last()?.1), probed.child)))
         .collect();
-    ends.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut lowest = f64::NEG_INFINITY;
-    for (at, child) in ends {
-        let at = at.max(lowest + LINE);
-        lowest = at;
-        svg.text("label named", (frame.right + 8.0, at + 4.0), Anchor::Start, child);
-    }
+    frame.name_ends(&mut svg, ends);
     svg.finish()
 }
 

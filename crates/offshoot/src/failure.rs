@@ -6,9 +6,12 @@ use anyhow::Error;
 use offshoot_data::DataError;
 use offshoot_eval::EvalError;
 use offshoot_family::CatalogError;
+use offshoot_family::ledger::LedgerError;
 use offshoot_family::quantity::QuantityError;
 use offshoot_family::recipe::RecipeError;
 use offshoot_methods::family::FamilyError;
+use offshoot_methods::specialize::costs::CostsError;
+use offshoot_methods::specialize::plan::PlanError;
 use offshoot_methods::train::error::LearnerError;
 use offshoot_methods::train::events::EventsError;
 use offshoot_methods::train::metrics::MetricsError;
@@ -103,6 +106,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     of!(
         RecipeError,
         CatalogError,
+        LedgerError,
         QuantityError,
         CheckpointError,
         DataError,
@@ -113,6 +117,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         LearnerError,
         EvalError,
         GenerateError,
+        PlanError,
+        CostsError,
     );
     match cause.downcast_ref::<TrainError<LearnerError>>() {
         Some(TrainError::Learner(error)) => return error.hint(),

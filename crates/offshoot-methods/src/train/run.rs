@@ -9,7 +9,7 @@ use offshoot_family::files::write_atomic;
 /// What stands in a folder from the moment that a run is made in it: other entries of [`OWN`]'s names are somebody else's without it.
 const LOCK: &str = "lock";
 /// What a run writes into its folder; `--overwrite` removes these and nothing else.
-const OWN: [&str; 11] = [
+const OWN: [&str; 12] = [
     "recipe.toml",
     "metrics.jsonl",
     "timing.jsonl",
@@ -20,6 +20,7 @@ const OWN: [&str; 11] = [
     "report.html",
     "corpus",
     "samples.jsonl",
+    "ledger.json",
     LOCK,
 ];
 

@@ -13,6 +13,7 @@ mod import;
 mod init;
 mod perplexity;
 mod pick;
+mod plan;
 mod pretrain;
 mod report;
 mod shell;
@@ -37,6 +38,7 @@ pub fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Eval(args) => eval::run(&args)?,
         Command::Generate(args) => generate::run(&args)?,
         Command::Pick(args) => pick::run(&args)?,
+        Command::Plan(args) => plan::run(&args)?,
         Command::Export(args) => export::run(&args)?,
         Command::Report(args) => report::run(&args)?,
         Command::Bench(args) => bench::run(&args)?,

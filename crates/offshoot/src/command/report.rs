@@ -73,15 +73,20 @@ fn write(run: &Path, out: Option<PathBuf>) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-/// Time in training steps, from the mean of the logged ones.
-fn hours(run: &Path) -> Option<String> {
+/// Steps of training, and seconds of one: the mean of the logged ones.
+pub fn timed_steps(run: &Path) -> Option<(f64, f64)> {
     let lines = metrics::read(&run.join("timing.jsonl")).ok()?;
     let seconds: Vec<f64> = lines
         .iter()
         .filter_map(|l| l.get("step_seconds").and_then(metrics::number))
         .collect();
     let steps = lines.last()?.get("step").and_then(metrics::number)?;
-    let mean = seconds.iter().sum::<f64>() / seconds.len().max(1) as f64;
+    Some((steps, seconds.iter().sum::<f64>() / seconds.len().max(1) as f64))
+}
+
+/// Time in training steps.
+fn hours(run: &Path) -> Option<String> {
+    let (steps, mean) = timed_steps(run)?;
     Some(format!(
         "{} ({steps} steps of {mean:.2} s)",
         crate::progress::duration(mean * steps)

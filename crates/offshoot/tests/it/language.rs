@@ -5,7 +5,7 @@ use std::path::Path;
 
 use offshoot_data::SplitShares;
 use offshoot_data::text::{Tokenizer, split_of};
-use offshoot_family::{Catalog, Scorecard, Split};
+use offshoot_family::{Catalog, Ledger, Phase, Scorecard, Split};
 use serde_json::{Value, json};
 
 use crate::support::{Workbench, files};
@@ -129,8 +129,11 @@ fn a_run_stopped_anywhere_and_resumed_gives_the_same_bytes() {
         }
         bench.run(&format!("pretrain --resume {name}")).succeeds();
         let again = files(&bench.path(&name));
-        let timed =
-            |name: &str| name.starts_with("events.") || name == "timing.jsonl" || name.starts_with("checkpoints/");
+        let timed = |name: &str| {
+            name.starts_with("events.")
+                || ["timing.jsonl", "ledger.json"].contains(&name)
+                || name.starts_with("checkpoints/")
+        };
         for (file, bytes) in whole.iter().filter(|(file, _)| !timed(file)) {
             assert!(again.get(file) == Some(bytes), "{file} of {name} differs");
         }
@@ -290,6 +293,11 @@ fn a_family_of_text_is_listed_and_reported_by_perplexity_with_what_training_cost
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let tokens: f64 = lines.filter_map(|line| line["tokens"].as_f64()).sum();
     assert_eq!((cost.steps, cost.tokens as f64), (12, tokens));
+    let ledger = Ledger::open(&run).unwrap();
+    let generic = ledger.sum(&[Phase::Generic]);
+    assert_eq!((generic.tokens, generic.flops), (cost.tokens, cost.flops));
+    assert!(generic.seconds.is_some_and(|seconds| seconds > 0.0) && !ledger.spent[0].machine.is_empty());
+    assert_eq!(ledger.sum(&Phase::ALL), generic);
     let alone = |id: &str| catalog.child(id).unwrap().training_flops_alone.unwrap();
     // The intact network, the smallest in every step, and one more in most.
     assert!(cost.flops > alone("48x3") + alone("16x1") && cost.flops < 2.0 * alone("48x3"));

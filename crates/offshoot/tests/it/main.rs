@@ -11,6 +11,7 @@ mod import;
 mod language;
 mod manners;
 mod onnx;
+mod plan;
 mod refusals;
 mod residual;
 mod resume;

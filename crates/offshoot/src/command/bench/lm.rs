@@ -5,7 +5,9 @@ use offshoot_family::{Decoder, DecoderKind, RopeScaling};
 use offshoot_methods::language::recipe::LanguageRecipe;
 use offshoot_methods::language::step::{Distillation, Objective};
 use offshoot_methods::train::optimizer::{self, AdamW, Rate};
-use offshoot_zoo::{DecoderNetwork, Network, spec};
+use offshoot_zoo::decoder::Tokens;
+use offshoot_zoo::tensor::Device;
+use offshoot_zoo::{DecoderNetwork, Network, Weights, spec};
 use serde_json::json;
 
 use super::{Timed, at_least_one, fits, rounded};
@@ -52,6 +54,87 @@ fn problem(case: LmCase, arch: LmArch) -> (&'static str, usize, Decoder) {
     (name, batch, decoder)
 }
 
+/// Training steps of a fresh decoder on made-up windows of its whole context.
+pub struct Steps {
+    network: DecoderNetwork,
+    weights: Weights,
+    adam: AdamW,
+    windows: Vec<Vec<u32>>,
+    recompute: bool,
+    device: Device,
+}
+
+impl Steps {
+    /// `batch` windows a step.
+    fn new(network: DecoderNetwork, batch: usize, recompute: bool, device: &Device) -> Self {
+        let (vocabulary, context) = (network.decoder().vocabulary, network.decoder().context);
+        let mut rng = Rng::for_example(0, "bench.lm", 0, 0);
+        let mut window = || -> Vec<u32> { (0..context).map(|_| rng.below(vocabulary as u64) as u32).collect() };
+        let optim = LanguageRecipe::default().optim;
+        Self {
+            weights: offshoot_zoo::initialise(&network.specs(), 0, device),
+            adam: AdamW::new(optim.beta1, optim.beta2, optim.epsilon),
+            windows: (0..batch).map(|_| window()).collect(),
+            recompute,
+            device: device.clone(),
+            network,
+        }
+    }
+
+    /// The GPT-2 of `cpu-s`, with so many windows a step.
+    pub fn small(batch: usize, device: &Device) -> Self {
+        let (_, _, decoder) = problem(LmCase::CpuS, LmArch::Gpt2);
+        Self::new(DecoderNetwork::new(decoder), batch, false, device)
+    }
+
+    /// Parameters of the network.
+    pub fn parameters(&self) -> u64 {
+        spec::parameters(&self.network.specs())
+    }
+
+    /// Floating-point operations of one forward pass over all windows; a step has three times as many.
+    pub fn forward_flops(&self) -> f64 {
+        let context = self.network.decoder().context;
+        2.0 * self.windows.len() as f64 * self.network.sequence_macs(context, true) as f64
+    }
+
+    /// One step: loss, backward, clipping and optimizer. The loss, in nats.
+    pub fn step(&mut self) -> Result<f64, Failure> {
+        let objective = Objective {
+            network: &self.network,
+            children: &[],
+            distillation: Distillation {
+                share: 1.0,
+                temperature: 1.0,
+            },
+            recompute: self.recompute,
+        };
+        let batch = self.windows.len();
+        let count = batch * (self.network.decoder().context - 1);
+        let outcome = objective.step(&self.weights, &self.windows, batch, count);
+        let [norm] = optimizer::norms(&outcome.gradients, |_| 0);
+        let gradient_scale = optimizer::clip(norm, CLIP);
+        self.adam.update(&mut self.weights, outcome.gradients, |_| Rate {
+            gradient_scale,
+            ..RATE
+        });
+        self.sync()?;
+        Ok(outcome.loss)
+    }
+
+    /// One forward pass over all windows.
+    pub fn forward(&self) -> Result<(), Failure> {
+        let logits = self.network.logits(&self.weights, &Tokens::new(&self.windows));
+        self.sync()?;
+        drop(logits);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Failure> {
+        Ok(self.device.sync().map_err(|e| anyhow::anyhow!("{e:?}"))?)
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &BenchLm) -> Result<(), Failure> {
     let machine = Machine::new(&args.compute.device, args.compute.threads)?;
@@ -59,43 +142,18 @@ pub fn run(args: &BenchLm) -> Result<(), Failure> {
     let (name, batch, decoder) = problem(args.case, args.arch);
     let (vocabulary, context) = (decoder.vocabulary, decoder.context);
     let network = DecoderNetwork::new(decoder);
-    let specs = network.specs();
     if machine.name == "cpu" {
         let kept = (batch * context) as f64 * (network.token_activations() as f64 + vocabulary as f64);
         fits(
             name,
-            16.0 * spec::parameters(&specs) as f64 + 4.0 * kept,
+            16.0 * spec::parameters(&network.specs()) as f64 + 4.0 * kept,
             "a smaller --case",
         )?;
     }
-    let device = &machine.device;
-    let mut weights = offshoot_zoo::initialise(&specs, 0, device);
-    let mut rng = Rng::for_example(0, "bench.lm", 0, 0);
-    let mut window = || -> Vec<u32> { (0..context).map(|_| rng.below(vocabulary as u64) as u32).collect() };
-    let windows: Vec<Vec<u32>> = (0..batch).map(|_| window()).collect();
-    let count = batch * (context - 1);
-    let optim = LanguageRecipe::default().optim;
-    let mut adam = AdamW::new(optim.beta1, optim.beta2, optim.epsilon);
-    let objective = Objective {
-        network: &network,
-        children: &[],
-        distillation: Distillation {
-            share: 1.0,
-            temperature: 1.0,
-        },
-        recompute: args.recompute,
-    };
-    let one_step = || -> Result<f64, Failure> {
-        let outcome = objective.step(&weights, &windows, batch, count);
-        let [norm] = optimizer::norms(&outcome.gradients, |_| 0);
-        let gradient_scale = optimizer::clip(norm, CLIP);
-        adam.update(&mut weights, outcome.gradients, |_| Rate { gradient_scale, ..RATE });
-        device.sync().map_err(|e| anyhow::anyhow!("{e:?}"))?;
-        Ok(outcome.loss)
-    };
-    let timed = Timed::new(&machine, args.warmup, args.steps, one_step)?;
+    let mut steps = Steps::new(network, batch, args.recompute, &machine.device);
+    let flops = 3.0 * steps.forward_flops();
+    let timed = Timed::new(&machine, args.warmup, args.steps, || steps.step())?;
     let (seconds, floor) = (timed.seconds, timed.floor);
-    let flops = 6.0 * batch as f64 * network.sequence_macs(context, true) as f64;
     let line = json!({
         "case": name,
         "arch": args.arch.name(),

@@ -8,6 +8,7 @@ mod knn;
 mod lm;
 mod step;
 
+pub use lm::Steps;
 use std::collections::BTreeMap;
 use std::time::Instant;
 

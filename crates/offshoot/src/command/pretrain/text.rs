@@ -11,9 +11,9 @@ use offshoot_data::text::{
 use offshoot_data::{DataError, SplitShares};
 use offshoot_family::catalog::{DataRef, DomainRef, TextRef};
 use offshoot_family::recipe;
-use offshoot_family::{Architecture, Catalog};
+use offshoot_family::{Architecture, Catalog, Ledger, Phase, Spent, TrainingCost};
 use offshoot_methods::elastic::recipe::InitRecipe;
-use offshoot_methods::family::{self, Made};
+use offshoot_methods::family::{self, Cost, Made};
 use offshoot_methods::language::cost;
 use offshoot_methods::language::pretrain::LanguageLearner;
 use offshoot_methods::language::recipe::{CorpusFacts, LanguageRecipe, METHOD, TokenizerKind};
@@ -26,6 +26,7 @@ use crate::command::corpus;
 use crate::command::family::short;
 use crate::command::images::checked_parent;
 use crate::command::import::absolute;
+use crate::command::report::timed_steps;
 use crate::command::text;
 use crate::failure::{Exit, Failure};
 use crate::machine::Machine;
@@ -459,6 +460,7 @@ fn assemble(sources: Sources, corpus: Corpus) -> Result<Ready<LanguageLearner>, 
     };
     let announcement = announcement(&recipe, &corpus, &train);
     let mut learner = LanguageLearner::new(&recipe, Batches::new(train, draw)?, &machine.device)?;
+    let description = machine.description();
     if let Some(start) = start {
         learner.start_from(start.checkpoint.weights(&machine.device)?)?;
     }
@@ -469,7 +471,14 @@ fn assemble(sources: Sources, corpus: Corpus) -> Result<Ready<LanguageLearner>, 
         announcement,
         learner,
         family: Box::new(move |learner: &LanguageLearner, run: &RunFolder| {
-            write(&recipe, &corpus, &tokenizer, learner, run)
+            let cost = learner
+                .predicted()
+                .map(|predicted| cost::of_run(&recipe, recipe.train.steps, predicted))
+                .transpose()?;
+            if let Some(cost) = &cost {
+                enter(run.path(), &cost.run, &description)?;
+            }
+            write(&recipe, &corpus, &tokenizer, learner, cost, run)
         }),
         tell: |_| {},
     })
@@ -556,12 +565,28 @@ fn announcement(recipe: &LanguageRecipe, corpus: &Corpus, train: &Windows) -> Ve
     lines
 }
 
+/// Enters what training cost into the run's ledger.
+fn enter(run: &Path, cost: &TrainingCost, machine: &str) -> Result<(), Failure> {
+    let timed = timed_steps(run).filter(|(_, mean)| *mean > 0.0);
+    let mut ledger = Ledger::default();
+    ledger.record(Spent {
+        phase: Phase::Generic,
+        what: "parent".into(),
+        tokens: cost.tokens,
+        flops: cost.flops,
+        seconds: timed.map(|(_, mean)| mean * cost.steps as f64),
+        machine: timed.map_or(String::new(), |_| machine.to_owned()),
+    });
+    Ok(ledger.save(run)?)
+}
+
 /// Writes the family of a finished run.
 fn write(
     recipe: &LanguageRecipe,
     corpus: &Corpus,
     tokenizer: &Tokenizer,
     learner: &LanguageLearner,
+    cost: Option<Cost>,
     run: &RunFolder,
 ) -> Result<Catalog, Failure> {
     let context = recipe.decoder()?.context;
@@ -589,10 +614,7 @@ fn write(
         alpha: recipe.space.alpha,
         data: DataRef::Text(data),
         seed: recipe.seed,
-        cost: learner
-            .predicted()
-            .map(|predicted| cost::of_run(recipe, recipe.train.steps, predicted))
-            .transpose()?,
+        cost,
     };
     Ok(family::write(
         run.path(),

@@ -1,0 +1,1040 @@
+//! Which way to a small model of a domain is worth it, under four budgets and for so many domains.
+//!
+//! The rules are the paper's (arXiv 2402.01093 v2): limits on inference, pretraining and specialization decide which method fits (section 1,
+//! figure 1), and over N domains it costs `C_total(N) = C_generic + N * C_spec` (equation 1). Which of those that fit is the better one is
+//! ranked by the perplexities that the paper gives ([`published`]): a prior, not a measurement of what is planned here.
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use super::costs::{BILLION, Costs, at_tokens};
+use super::published::{self, Published};
+use offshoot_family::quantity::{grouped, proportion};
+
+/// Most hours, tokens, parameters and domains of a plan: far more than there are, and few enough to calculate with.
+const MOST: f64 = 1e15;
+/// GPU-hours that table 3 says the paper spent at most in pretraining of the small model.
+const SLM_LIMIT: f64 = 530.0;
+/// The same of SLM-pn, SLM-mix and the large model.
+const LIMIT: f64 = 650.0;
+/// The same of SLM-d, its teacher's included.
+const SLM_D_LIMIT: f64 = 1850.0;
+/// Hours a domain of SLM-is, tuning included (table 3).
+const SLM_IS_LIMIT: f64 = 130.0;
+/// GPU-hours of a teacher from which its student clearly beats the plain small model (figure 5).
+const TEACHER_FROM: f64 = 276.0;
+/// Tokens a parameter below which little is learnt: half of what is worth its compute (20, Hoffmann et al. 2022).
+const TOKENS_A_PARAMETER: f64 = 10.0;
+/// Share of the shared pretraining that importance sampling needs for a domain to be ranked before it. The paper has 130 against at most 650
+/// hours, and draws it up to 100 of them.
+const SLM_IS_SHARE: f64 = published::IS_FROM / LIMIT;
+
+/// A way to a model of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// A small model, pretrained on generic text and tuned.
+    Slm,
+    /// A small model for each domain, pretrained on generic text that is resampled to look like it, and tuned.
+    SlmIs,
+    /// A hard mixture: one small model a cluster of generic text, of which one is tuned.
+    SlmMix,
+    /// A projected network: small models of all clusters out of one set of weights, of which one is tuned.
+    SlmPn,
+    /// A small model, tuned with a large one as its teacher.
+    SlmD,
+    /// A large model, pretrained on generic text and tuned.
+    Llm,
+}
+
+impl Method {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Slm, Self::SlmIs, Self::SlmMix, Self::SlmPn, Self::SlmD, Self::Llm];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Slm => "slm",
+            Self::SlmIs => "slm-is",
+            Self::SlmMix => "slm-mix",
+            Self::SlmPn => "slm-pn",
+            Self::SlmD => "slm-d",
+            Self::Llm => "llm",
+        }
+    }
+
+    /// What it is, in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Slm => "a small model, pretrained once and tuned for each domain",
+            Self::SlmIs => {
+                "a small model for each domain, pretrained on generic text that is resampled by the domain's clusters, then tuned"
+            }
+            Self::SlmMix => "one small expert a cluster of generic text; for each domain one of them is tuned",
+            Self::SlmPn => {
+                "small experts projected out of one large set of weights; for each domain one of them is tuned"
+            }
+            Self::SlmD => "a small model, tuned for each domain with a large one as its teacher",
+            Self::Llm => "a large model, pretrained once and tuned for each domain",
+        }
+    }
+
+    /// Whether one pretraining serves all domains.
+    fn shares(self) -> bool {
+        self != Self::SlmIs
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What a user has (section 1 of the paper), in the hours of a table of costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budgets {
+    /// Most parameters of the model that is used.
+    pub inference: u64,
+    /// Hours before the domains are known, for all of them together.
+    pub pretraining_hours: f64,
+    /// Hours for each domain, once it is known.
+    pub specialization_hours: f64,
+    /// Tokens of one domain's text.
+    pub tokens: u64,
+    /// Domains.
+    pub domains: u64,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PlanError {
+    /// A budget that nobody has.
+    Budget {
+        /// The option, as it is typed.
+        option: &'static str,
+        /// What is wrong with its value.
+        reason: String,
+        /// What would be right.
+        hint: &'static str,
+    },
+    /// No method fits.
+    NothingFits {
+        /// Why not, of each.
+        reasons: Vec<(Method, String)>,
+        /// What would have to change.
+        hint: String,
+    },
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Budget { option, reason, .. } => write!(f, "{option}: {reason}"),
+            Self::NothingFits { reasons, .. } => {
+                write!(f, "no method fits these budgets")?;
+                reasons
+                    .iter()
+                    .try_for_each(|(method, reason)| write!(f, "\n  {method:>7}  {reason}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for PlanError {}
+
+impl PlanError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Budget { hint, .. } => Some((*hint).into()),
+            Self::NothingFits { hint, .. } => Some(hint.clone()),
+        }
+    }
+}
+
+impl Budgets {
+    /// Whether every budget is one that somebody could have.
+    ///
+    /// # Errors
+    /// Names the option of the first that is zero, negative or absurd.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let hours = |option, hours: f64, least: f64, hint| {
+            if hours.is_finite() && hours >= least && hours <= MOST && (hours > 0.0 || least == 0.0) {
+                return Ok(());
+            }
+            let reason = if hours > MOST {
+                format!("{hours} hours are more than there are")
+            } else {
+                format!("{hours} hours leave nothing to plan")
+            };
+            Err(PlanError::Budget { option, reason, hint })
+        };
+        let count = |option, count: u64, hint| {
+            if count > 0 && count as f64 <= MOST {
+                return Ok(());
+            }
+            let reason = if count == 0 {
+                "0 leaves nothing to plan".into()
+            } else {
+                format!("{} is more than there are", grouped(count))
+            };
+            Err(PlanError::Budget { option, reason, hint })
+        };
+        count(
+            "--inference",
+            self.inference,
+            "give the most parameters of the model that is used, such as 126M",
+        )?;
+        let pretraining = "give the hours for pretraining before the domains are known; 0 for none";
+        hours("--pretraining-hours", self.pretraining_hours, 0.0, pretraining)?;
+        let specialization = "give the hours for one domain; every method tunes on its text";
+        hours(
+            "--specialization-hours",
+            self.specialization_hours,
+            f64::MIN_POSITIVE,
+            specialization,
+        )?;
+        count(
+            "--tokens",
+            self.tokens,
+            "give the tokens of one domain's text, such as 1M",
+        )?;
+        count("--domains", self.domains, "give the number of domains, 1 or more")
+    }
+}
+
+/// Hours of each phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Hours {
+    /// Embedding and clustering of generic text, once.
+    pub clustering: f64,
+    /// Training on generic text that all domains share, once; a teacher's included.
+    pub pretraining: f64,
+    /// Training for one domain, once it is known; of importance sampling its pretraining too.
+    pub specialization: f64,
+}
+
+impl Hours {
+    /// Hours over so many domains: equation 1 of the paper, with clustering in `C_generic`.
+    pub fn total(&self, domains: f64) -> f64 {
+        self.clustering + self.pretraining + domains * self.specialization
+    }
+}
+
+/// One method under the budgets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// The method.
+    pub method: Method,
+    /// Parameters in pretraining, of all experts together; of a student its teacher's too.
+    pub trained: u64,
+    /// Parameters of the model that is used.
+    pub used: u64,
+    /// Hours of each phase: as many as the budgets allow, and no more than the paper's own in proportion.
+    pub hours: Hours,
+    /// Hours to use it on a billion tokens.
+    pub inference: f64,
+    /// Tokens that it is pretrained on.
+    pub pretraining_tokens: f64,
+    /// The paper's perplexity where it has one: a prior of the order of methods, not measured here.
+    pub perplexity: Option<Published>,
+    /// Why it does not fit the budgets, if it does not.
+    pub misfit: Option<String>,
+    /// Its pretraining as hours of the paper: the same tokens a parameter of the model that is used.
+    equivalent: f64,
+    /// Share of the paper's tuning that the hours of a domain allow.
+    tuned: f64,
+}
+
+impl Candidate {
+    /// Tokens of pretraining a parameter that is used.
+    pub fn tokens_a_parameter(&self) -> f64 {
+        self.pretraining_tokens / self.used as f64
+    }
+}
+
+/// A decision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The method to take.
+    pub chosen: Candidate,
+    /// The others in the order of preference, those that do not fit last, each with why it lost.
+    pub others: Vec<(Candidate, String)>,
+    /// The number of domains at which importance sampling costs as much as the best method that shares its pretraining; none where
+    /// one of the two cannot be.
+    pub break_even: Option<BreakEven>,
+    /// What should be known with it.
+    pub notes: Vec<String>,
+}
+
+/// Where pretraining for each domain costs as much as one that is shared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BreakEven {
+    /// Domains; with fewer, pretraining for each of them costs less.
+    pub domains: f64,
+    /// The method that shares its pretraining.
+    pub shared: Method,
+    /// Its hours before the domains are known.
+    pub generic: f64,
+    /// Hours of importance sampling for a domain.
+    pub each: f64,
+}
+
+/// Decides.
+///
+/// # Errors
+/// If a budget is zero or absurd, or no method fits.
+pub fn plan(budgets: &Budgets, costs: &Costs) -> Result<Decision, PlanError> {
+    budgets.check()?;
+    let (mut fitting, misfits): (Vec<Candidate>, Vec<Candidate>) = Method::ALL
+        .into_iter()
+        .map(|method| candidate(method, budgets, costs))
+        .partition(|candidate| candidate.misfit.is_none());
+    if fitting.is_empty() {
+        return Err(nothing_fits(budgets, costs, misfits));
+    }
+    rank(&mut fitting);
+    let break_even = break_even(&fitting, &misfits);
+    // One pretraining a domain is given up where it is dearer than one for all, though each domain's budget allows it (figure 6).
+    let mut dearer = None;
+    if fitting[0].method == Method::SlmIs && budgets.domains > 1 {
+        let domains = budgets.domains as f64;
+        let total = fitting[0].hours.total(domains);
+        if let Some(rival) = fitting.iter().skip(1).position(|c| c.method.shares() && learns(c)) {
+            let rival = rival + 1;
+            if fitting[rival].hours.total(domains) < total {
+                dearer = Some(fitting[rival].hours.total(domains));
+                fitting.swap(0, rival);
+                fitting[1..].sort_by_key(|c| c.method != Method::SlmIs);
+            }
+        }
+    }
+    let chosen = fitting.remove(0);
+    let notes = notes(&chosen, budgets, costs);
+    let lost = |loser: Candidate| {
+        let reason = match (&loser.misfit, dearer) {
+            (Some(reason), _) => reason.clone(),
+            (None, Some(less)) if loser.method == Method::SlmIs => too_dear(&loser, &chosen, budgets, less, break_even),
+            _ => worse(&loser, &chosen),
+        };
+        (loser, reason)
+    };
+    let others = fitting.into_iter().chain(misfits).map(lost).collect();
+    Ok(Decision {
+        chosen,
+        others,
+        break_even,
+        notes,
+    })
+}
+
+/// Whether it is trained on enough to count as a rival.
+fn learns(candidate: &Candidate) -> bool {
+    candidate.tokens_a_parameter() >= TOKENS_A_PARAMETER
+}
+
+/// What a method would be, cost and promise within the budgets.
+fn candidate(method: Method, budgets: &Budgets, costs: &Costs) -> Candidate {
+    let paper = Costs::paper();
+    let (small, large) = (costs.small, costs.large);
+    let tokens = budgets.tokens as f64;
+    let tuning = costs.tuning();
+    // Hours here for one of the paper's, at as many tokens a parameter.
+    let scale =
+        |rate: f64, papers: f64, size: u64, papers_size: u64| rate / papers * (size as f64 / papers_size as f64);
+    let of_small = |rate: f64, papers: f64| scale(rate, papers, small.parameters, paper.small.parameters);
+    let slm_scale = of_small(small.training, paper.small.training);
+    let llm_scale = scale(
+        large.training,
+        paper.large.training,
+        large.parameters,
+        paper.large.parameters,
+    );
+    let (used, inference) = match method {
+        Method::Llm => (large.parameters, large.inference),
+        _ => (small.parameters, small.inference),
+    };
+    let (trained, rate, scale, limit, tuned) = match method {
+        Method::Slm | Method::SlmIs => (small.parameters, small.training, slm_scale, SLM_LIMIT, tuning.small),
+        Method::SlmMix => {
+            let scale = of_small(costs.mixture.training, paper.mixture.training);
+            (
+                costs.mixture.parameters,
+                costs.mixture.training,
+                scale,
+                LIMIT,
+                tuning.small,
+            )
+        }
+        Method::SlmPn => {
+            let scale = of_small(costs.projected.training, paper.projected.training);
+            (
+                costs.projected.parameters,
+                costs.projected.training,
+                scale,
+                LIMIT,
+                tuning.small,
+            )
+        }
+        // Table 3 has teacher and student together; the student's are those of the small model.
+        Method::SlmD => {
+            let scale = (slm_scale * SLM_LIMIT + llm_scale * (SLM_D_LIMIT - SLM_LIMIT)) / SLM_D_LIMIT;
+            (
+                small.parameters + large.parameters,
+                small.training,
+                scale,
+                SLM_D_LIMIT,
+                tuning.distilled,
+            )
+        }
+        Method::Llm => (large.parameters, large.training, llm_scale, LIMIT, tuning.large),
+    };
+    // The paper's tuning, or as much of it as the hours allow; of importance sampling at most half of them.
+    let full = at_tokens(tuned, tokens);
+    let room = match method {
+        Method::SlmIs => budgets.specialization_hours / 2.0,
+        _ => budgets.specialization_hours,
+    };
+    let tuned = full.min(room);
+    let pass = tokens / BILLION
+        * match method {
+            Method::Llm => large.training,
+            Method::SlmD => large.training + large.inference + small.training,
+            _ => small.training,
+        };
+    let clustered = if matches!(method, Method::SlmIs | Method::SlmMix | Method::SlmPn) {
+        costs.clustering
+    } else {
+        0.0
+    };
+    let given = budgets.pretraining_hours;
+    let mut hours = Hours {
+        specialization: tuned,
+        ..Hours::default()
+    };
+    // Billions of tokens that are trained on; clustering embeds as many.
+    let billions;
+    let mut misfit = None;
+    match method {
+        Method::SlmIs => {
+            let most = (SLM_IS_LIMIT * scale - tuned).max(SLM_IS_LIMIT * scale / 2.0);
+            let room = (budgets.specialization_hours - tuned).max(0.0);
+            let training = (room * rate / (rate + clustered)).min(most);
+            billions = training / rate;
+            hours.specialization = tuned + training;
+            hours.clustering = billions * clustered;
+        }
+        Method::SlmD => {
+            hours.pretraining = given.min(SLM_D_LIMIT * scale);
+            let student = hours.pretraining * SLM_LIMIT * slm_scale / (SLM_D_LIMIT * scale);
+            billions = student / rate;
+            let teacher = hours.pretraining - student;
+            if given > 0.0 && teacher < TEACHER_FROM * llm_scale {
+                misfit = Some(format!(
+                    "its teacher alone needs {} hours of pretraining to be of use (figure 5), and {} of {} are left for it beside its student",
+                    told(TEACHER_FROM * llm_scale),
+                    told(teacher),
+                    told(given)
+                ));
+            }
+        }
+        _ => {
+            hours.pretraining = (given * rate / (rate + clustered)).min(limit * scale);
+            billions = hours.pretraining / rate;
+            hours.clustering = billions * clustered;
+        }
+    }
+    let equivalent = match method {
+        Method::SlmIs => hours.specialization / scale,
+        _ => hours.pretraining / scale,
+    };
+    if used > budgets.inference {
+        misfit = Some(format!(
+            "{} parameters to use, more than {}",
+            count(used),
+            count(budgets.inference)
+        ));
+    } else if method.shares() && given == 0.0 {
+        misfit = Some("it needs pretraining before the domains are known, and there are no hours for it".into());
+    } else if tuned < pass {
+        misfit = Some(format!(
+            "one pass of tuning over {} tokens takes {} hours, and {} of a domain are given{}",
+            count(budgets.tokens),
+            told(pass),
+            told(budgets.specialization_hours),
+            if method == Method::SlmIs {
+                ", half of them for pretraining"
+            } else {
+                ""
+            }
+        ));
+    }
+    Candidate {
+        method,
+        trained,
+        used,
+        hours,
+        inference,
+        pretraining_tokens: billions * BILLION,
+        perplexity: published::perplexity(method, equivalent, tokens),
+        misfit,
+        equivalent,
+        tuned: tuned / full,
+    }
+}
+
+/// Sorts those that fit, the best first.
+fn rank(fitting: &mut Vec<Candidate>) {
+    // By the tables; a method without a number comes behind those that have one.
+    let value = |c: &Candidate| c.perplexity.map_or(f64::INFINITY, |p| p.value);
+    let mut sampled = None;
+    let mut large = None;
+    let mut shared = Vec::new();
+    for candidate in fitting.drain(..) {
+        match candidate.method {
+            Method::SlmIs => sampled = Some(candidate),
+            Method::Llm => large = Some(candidate),
+            _ => shared.push(candidate),
+        }
+    }
+    shared.sort_by(|a, b| value(a).partial_cmp(&value(b)).unwrap_or(Ordering::Equal));
+    if let Some(sampled) = sampled {
+        let enough = shared.first().is_none_or(|best| is_enough(&sampled, best));
+        shared.insert(if enough { 0 } else { 1 }, sampled);
+    }
+    if let Some(large) = large {
+        // Figure 1 asks for the inference budget first.
+        let place = if learns(&large) { 0 } else { shared.len() };
+        shared.insert(place, large);
+    }
+    *fitting = shared;
+}
+
+/// Whether importance sampling is trained for long enough to be the better one of the two.
+fn is_enough(sampled: &Candidate, shared: &Candidate) -> bool {
+    sampled.equivalent >= published::IS_FROM || sampled.equivalent >= SLM_IS_SHARE * shared.equivalent
+}
+
+/// Domains at which importance sampling and the best method that shares its pretraining cost the same.
+fn break_even(fitting: &[Candidate], misfits: &[Candidate]) -> Option<BreakEven> {
+    // One that the budgets do not allow is compared by what it would cost, if it has anything to train.
+    let sampled = fitting.iter().chain(misfits).find(|c| c.method == Method::SlmIs)?;
+    let shared = fitting.iter().find(|c| c.method.shares() && c.method != Method::Llm)?;
+    let generic = |c: &Candidate| c.hours.clustering + c.hours.pretraining;
+    let more = sampled.hours.specialization - shared.hours.specialization;
+    let domains = (generic(shared) - generic(sampled)) / more;
+    (sampled.pretraining_tokens > 0.0 && more > 0.0 && domains.is_finite() && domains > 0.0).then_some(BreakEven {
+        domains,
+        shared: shared.method,
+        generic: generic(shared),
+        each: sampled.hours.specialization,
+    })
+}
+
+/// Why importance sampling lost on its hours.
+fn too_dear(loser: &Candidate, chosen: &Candidate, budgets: &Budgets, less: f64, even: Option<BreakEven>) -> String {
+    let from = even.map_or(String::new(), |even| {
+        format!(", and is dearer from {:.1} domains on", even.domains)
+    });
+    let better = loser
+        .perplexity
+        .map_or("its perplexity would be lower (figure 4)".into(), |p| {
+            format!("its perplexity would be lower, about {}", proportion(p.value, 4))
+        });
+    format!(
+        "{} hours for each of {} domains are {} in all, where {} takes {}{from}; {better}",
+        told(loser.hours.specialization),
+        grouped(budgets.domains),
+        told(loser.hours.total(budgets.domains as f64)),
+        chosen.method,
+        told(less)
+    )
+}
+
+/// Why one that fits lost on quality.
+fn worse(loser: &Candidate, chosen: &Candidate) -> String {
+    let against = |value: f64| match chosen.perplexity {
+        Some(p) if p.bound => format!(
+            "{} against about {} of {}",
+            proportion(value, 4),
+            proportion(p.value, 4),
+            chosen.method
+        ),
+        Some(p) => format!(
+            "{} against {} of {}",
+            proportion(value, 4),
+            proportion(p.value, 4),
+            chosen.method
+        ),
+        None => format!("{} is better by its text (figure 4)", chosen.method),
+    };
+    match (loser.method, chosen.method) {
+        (Method::SlmD, _) => format!(
+            "counting its teacher's, {} hours of pretraining: at equal cost slm-pn and slm-mix are better (figure 5); the paper spends {} on \
+             the two (table 3)",
+            told(loser.hours.pretraining),
+            grouped(SLM_D_LIMIT as u64)
+        ),
+        (Method::SlmIs, Method::Llm) => format!(
+            "the large model is within the inference budget, and comes first (figure 1); this one has a {}th of its parameters, at {} hours for \
+             each domain",
+            (chosen.used as f64 / loser.used as f64).round(),
+            told(loser.hours.specialization)
+        ),
+        (Method::SlmIs, _) => format!(
+            "{} hours of pretraining a domain are too few against {} shared ones of {}",
+            told(loser.hours.specialization),
+            told(chosen.hours.pretraining),
+            chosen.method
+        ),
+        (Method::Llm, _) => format!(
+            "{:.2} tokens a parameter in {} hours of pretraining are too few for its size",
+            loser.tokens_a_parameter(),
+            told(loser.hours.pretraining)
+        ),
+        _ => match loser.perplexity {
+            Some(p) if chosen.perplexity.is_some() => {
+                format!("the paper's perplexity is worse at these hours: {}", against(p.value))
+            }
+            _ if chosen.method == Method::SlmIs => {
+                "pretraining for the domain gives the better small model (figure 4)".into()
+            }
+            _ => format!("{} is better at these hours", chosen.method),
+        },
+    }
+}
+
+/// What should be known with a choice.
+fn notes(chosen: &Candidate, budgets: &Budgets, costs: &Costs) -> Vec<String> {
+    let mut notes = Vec::new();
+    match chosen.perplexity {
+        Some(p) if p.inside => {}
+        Some(_) => notes.push(
+            "these hours and tokens lie outside of what the paper measured (100 to 650 GPU-hours, 1M to 64M tokens): methods are ranked as at the \
+             nearest end"
+                .into(),
+        ),
+        None => notes.push(format!(
+            "the paper gives no perplexity of {} here: it is ranked by what the text says",
+            chosen.method
+        )),
+    }
+    let ratio = chosen.tokens_a_parameter();
+    if ratio < TOKENS_A_PARAMETER {
+        let hours = match chosen.method {
+            Method::SlmIs => budgets.specialization_hours,
+            _ => budgets.pretraining_hours,
+        };
+        let mut note = format!(
+            "{} tokens of pretraining are {} a parameter; below {TOKENS_A_PARAMETER} little is learnt (20 are worth their compute, Hoffmann et al. \
+             2022)",
+            count(chosen.pretraining_tokens as u64),
+            proportion(ratio, 2),
+        );
+        // Tokens go up and hours a token go down with the size.
+        let size = chosen.used as f64 * (ratio / TOKENS_A_PARAMETER).sqrt();
+        if size >= 1e4 {
+            note.push_str(&format!(
+                ": {} hours would do for {} parameters",
+                told(hours),
+                count(size as u64)
+            ));
+        }
+        notes.push(note);
+    }
+    if chosen.tuned < 1.0 {
+        notes.push(format!(
+            "the hours of a domain allow {} % of the paper's tuning, which ends at the best validation loss or after 9 passes over 1M tokens and \
+             4 over 64M",
+            proportion(chosen.tuned * 100.0, 2)
+        ));
+    }
+    if costs.clustering == 0.0 && matches!(chosen.method, Method::SlmIs | Method::SlmMix | Method::SlmPn) {
+        notes.push("clustering is not counted in these costs".into());
+    }
+    notes
+}
+
+/// What would have to change for a method to fit.
+fn nothing_fits(budgets: &Budgets, costs: &Costs, misfits: Vec<Candidate>) -> PlanError {
+    let small = costs.small.parameters;
+    let least = budgets.tokens as f64 / BILLION * costs.small.training;
+    let hint = if small > budgets.inference {
+        format!(
+            "the smallest model that these costs are of has {} parameters: give --inference {} or more, or other --costs",
+            count(small),
+            count(small)
+        )
+    } else if budgets.specialization_hours <= least {
+        format!(
+            "one pass over a domain's text takes {} hours, and the paper's tuning {}: give more --specialization-hours, or plan for a smaller \
+             model",
+            told(least),
+            told(at_tokens(costs.tuning().small, budgets.tokens as f64))
+        )
+    } else {
+        "give --pretraining-hours, or more --specialization-hours".into()
+    };
+    let reason = |c: Candidate| (c.method, c.misfit.unwrap_or_default());
+    PlanError::NothingFits {
+        reasons: misfits.into_iter().map(reason).collect(),
+        hint,
+    }
+}
+
+/// Hours as people read them: `600.0`, `6,500.0`, `0.017`.
+pub fn told(hours: f64) -> String {
+    if (99.95..1e7).contains(&hours) {
+        // One decimal, whatever the size: sums over domains differ in it.
+        let tenths = (hours * 10.0).round() as u64;
+        return format!("{}.{}", grouped(tenths / 10), tenths % 10);
+    }
+    if hours == 0.0 {
+        return "0".into();
+    }
+    proportion(hours, 3)
+}
+
+/// A count as people read it: `126M`, `1.42G`, `8`.
+pub fn count(number: u64) -> String {
+    let value = number as f64;
+    for (limit, suffix) in [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")] {
+        if value >= limit * 0.9995 {
+            let text = format!("{:.2}", value / limit);
+            let short = if value / limit >= 99.95 {
+                format!("{:.0}", value / limit)
+            } else {
+                text.trim_end_matches('0').trim_end_matches('.').to_owned()
+            };
+            return format!("{short}{suffix}");
+        }
+    }
+    number.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::costs::Measured;
+    use super::*;
+
+    const BUDGETS: Budgets = Budgets {
+        inference: 126_000_000,
+        pretraining_hours: 600.0,
+        specialization_hours: 130.0,
+        tokens: 1_000_000,
+        domains: 1,
+    };
+
+    fn chosen(budgets: &Budgets) -> Method {
+        plan(budgets, &Costs::paper()).unwrap().chosen.method
+    }
+
+    fn of(plan: &Decision, method: Method) -> &Candidate {
+        std::iter::once(&plan.chosen)
+            .chain(plan.others.iter().map(|other| &other.0))
+            .find(|c| c.method == method)
+            .unwrap()
+    }
+
+    fn reason(plan: &Decision, method: Method) -> &str {
+        &plan.others.iter().find(|other| other.0.method == method).unwrap().1
+    }
+
+    /// Equation 1 with 600 hours of pretraining for SLM-pn and 130 a domain for SLM-is, at 1, 7 and 50 domains (figure 6).
+    #[test]
+    fn totals_and_break_even_are_the_papers() {
+        for (domains, pn, is) in [(1, "600.0", "130.0"), (7, "600.1", "910.0"), (50, "600.9", "6,500.0")] {
+            let plan = plan(&Budgets { domains, ..BUDGETS }, &Costs::paper()).unwrap();
+            let n = domains as f64;
+            assert_eq!(told(of(&plan, Method::SlmPn).hours.total(n)), pn);
+            assert_eq!(told(of(&plan, Method::SlmIs).hours.total(n)), is);
+            let even = plan.break_even.unwrap();
+            assert_eq!((even.shared, even.generic, even.each), (Method::SlmPn, 600.0, 130.0));
+            assert!((even.domains - 4.616).abs() < 1e-3, "{even:?}");
+        }
+        let more = Budgets {
+            pretraining_hours: 650.0,
+            ..BUDGETS
+        };
+        let even = plan(&more, &Costs::paper()).unwrap().break_even.unwrap();
+        assert!((even.domains - 5.0).abs() < 1e-2);
+    }
+
+    /// The decision diagram of section 1.
+    #[test]
+    fn decisions_are_those_of_the_papers_diagram() {
+        let with = |change: &dyn Fn(&mut Budgets)| {
+            let mut budgets = BUDGETS;
+            change(&mut budgets);
+            chosen(&budgets)
+        };
+        // Large inference: the large model, whatever the rest.
+        for hours in [100.0, 400.0, 650.0, 5000.0] {
+            for domains in [1, 50] {
+                let large = |b: &mut Budgets| {
+                    (b.inference, b.pretraining_hours, b.domains) = (1_000_000_000, hours, domains);
+                };
+                assert_eq!(with(&large), Method::Llm);
+            }
+        }
+        // Small inference, one domain with much for it: importance sampling, whatever could be shared.
+        for hours in [0.0, 10.0, 100.0, 600.0, 1e6] {
+            assert_eq!(with(&|b| b.pretraining_hours = hours), Method::SlmIs);
+        }
+        assert_eq!(with(&|b| b.specialization_hours = 100.0), Method::SlmIs);
+        assert_eq!(with(&|b| b.tokens = 64_000_000), Method::SlmIs);
+        // Up to the break-even number of domains, and then one pretraining for all.
+        let decisions: Vec<Method> = (1..=8).map(|n| with(&|b| b.domains = n)).collect();
+        assert_eq!(decisions[..4], [Method::SlmIs; 4]);
+        assert_eq!(decisions[4..], [Method::SlmPn; 4]);
+        // Little for a domain: projected experts, also for one domain; the mixture where table 8 has it ahead.
+        assert_eq!(with(&|b| b.specialization_hours = 0.1), Method::SlmPn);
+        assert_eq!(
+            with(&|b| (b.specialization_hours, b.domains) = (0.1, 50)),
+            Method::SlmPn
+        );
+        assert_eq!(
+            with(&|b| (b.specialization_hours, b.tokens) = (0.5, 8_000_000)),
+            Method::SlmMix
+        );
+        // The largest sets after the shortest pretraining: the plain small model.
+        let plain =
+            |b: &mut Budgets| (b.pretraining_hours, b.specialization_hours, b.tokens) = (100.0, 0.5, 64_000_000);
+        assert_eq!(with(&plain), Method::Slm);
+        // The large model is no longer one that has learnt, at a tenth of the paper's least.
+        let short = |b: &mut Budgets| (b.inference, b.pretraining_hours) = (1_000_000_000, 10.0);
+        assert_eq!(with(&short), Method::SlmIs);
+    }
+
+    #[test]
+    fn everyone_who_lost_is_told_why() {
+        let many = plan(&Budgets { domains: 50, ..BUDGETS }, &Costs::paper()).unwrap();
+        assert_eq!(many.others.len(), 5);
+        let dear = reason(&many, Method::SlmIs);
+        for part in [
+            "130.0 hours for each of 50 domains",
+            "6,500.0 in all",
+            "slm-pn takes 600.9",
+            "from 4.6 domains",
+            "14.50",
+        ] {
+            assert!(dear.contains(part), "{part}: {dear}");
+        }
+        assert!(reason(&many, Method::Slm).contains("18.20 against 16.95 of slm-pn"));
+        assert!(reason(&many, Method::SlmMix).contains("17.18 against 16.95"));
+        assert!(reason(&many, Method::Llm).contains("771M parameters to use, more than 126M"));
+        // The teacher's hours are the student's, too.
+        assert!(reason(&many, Method::SlmD).contains("counting its teacher's, 600.0 hours"));
+        let rich = plan(
+            &Budgets {
+                pretraining_hours: 5000.0,
+                domains: 50,
+                ..BUDGETS
+            },
+            &Costs::paper(),
+        )
+        .unwrap();
+        assert_eq!(of(&rich, Method::SlmD).hours.pretraining, 1850.0);
+        assert!(reason(&rich, Method::SlmD).contains("counting its teacher's, 1,850.0 hours"));
+        let poor = plan(
+            &Budgets {
+                pretraining_hours: 300.0,
+                ..BUDGETS
+            },
+            &Costs::paper(),
+        )
+        .unwrap();
+        assert!(reason(&poor, Method::SlmD).contains("its teacher alone needs 276.0 hours"));
+        let few = plan(
+            &Budgets {
+                specialization_hours: 10.0,
+                ..BUDGETS
+            },
+            &Costs::paper(),
+        )
+        .unwrap();
+        assert!(
+            reason(&few, Method::SlmIs).contains("10.0 hours of pretraining a domain are too few against 600.0 shared")
+        );
+        let one = plan(
+            &Budgets {
+                tokens: 8_000_000,
+                ..BUDGETS
+            },
+            &Costs::paper(),
+        )
+        .unwrap();
+        assert!(reason(&one, Method::SlmPn).contains("figure 4"));
+        assert!(one.notes.iter().any(|note| note.contains("no perplexity of slm-is")));
+        let large = plan(
+            &Budgets {
+                inference: 1_000_000_000,
+                ..BUDGETS
+            },
+            &Costs::paper(),
+        )
+        .unwrap();
+        assert!(reason(&large, Method::SlmIs).contains("6th of its parameters"));
+        assert!(reason(&large, Method::SlmPn).contains("16.95 against 14.50 of llm"));
+    }
+
+    #[test]
+    fn less_than_the_papers_tuning_is_allowed_down_to_one_pass() {
+        let hours = |specialization_hours| {
+            plan(
+                &Budgets {
+                    specialization_hours,
+                    ..BUDGETS
+                },
+                &Costs::paper(),
+            )
+        };
+        let short = hours(0.0034).unwrap();
+        assert_eq!(
+            (short.chosen.method, short.chosen.hours.specialization),
+            (Method::SlmPn, 0.0034)
+        );
+        assert!(
+            short
+                .notes
+                .iter()
+                .any(|note| note.contains("20 % of the paper's tuning")),
+            "{:?}",
+            short.notes
+        );
+        assert!(hours(0.02).unwrap().notes.iter().all(|note| !note.contains("tuning")));
+        assert!(hours(0.002).is_err());
+    }
+
+    #[test]
+    fn hours_stay_within_the_budgets() {
+        for pretraining_hours in [0.0, 3.0, 250.0, 1e5] {
+            for specialization_hours in [0.02, 1.0, 200.0] {
+                for tokens in [10_000, 1_000_000, 20_000_000] {
+                    let budgets = Budgets {
+                        pretraining_hours,
+                        specialization_hours,
+                        tokens,
+                        ..BUDGETS
+                    };
+                    let mut costs = Costs::paper();
+                    costs.clustering = 0.3;
+                    let Ok(plan) = plan(&budgets, &costs) else { continue };
+                    for c in std::iter::once(&plan.chosen)
+                        .chain(plan.others.iter().map(|o| &o.0))
+                        .filter(|c| c.misfit.is_none())
+                    {
+                        let (generic, each) = match c.method {
+                            Method::SlmIs => (0.0, c.hours.clustering + c.hours.specialization),
+                            _ => (c.hours.clustering + c.hours.pretraining, c.hours.specialization),
+                        };
+                        assert!(generic <= pretraining_hours * (1.0 + 1e-9), "{budgets:?}: {c:?}");
+                        assert!(each <= specialization_hours * (1.0 + 1e-9), "{budgets:?}: {c:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_nobody_has_is_refused_and_what_does_not_fit_says_what_would() {
+        let costs = Costs::paper();
+        let refused = |change: &dyn Fn(&mut Budgets)| {
+            let mut budgets = BUDGETS;
+            change(&mut budgets);
+            let error = plan(&budgets, &costs).unwrap_err();
+            (error.to_string(), error.hint().unwrap())
+        };
+        type Change<'a> = &'a dyn Fn(&mut Budgets);
+        let cases: [(Change, &str); 9] = [
+            (&|b| b.inference = 0, "--inference: 0"),
+            (&|b| b.inference = u64::MAX, "--inference: 18,446"),
+            (&|b| b.tokens = 0, "--tokens: 0"),
+            (&|b| b.domains = 0, "--domains: 0"),
+            (&|b| b.specialization_hours = 0.0, "--specialization-hours: 0 hours"),
+            (&|b| b.specialization_hours = -1.0, "--specialization-hours: -1 hours"),
+            (&|b| b.pretraining_hours = -1.0, "--pretraining-hours: -1 hours"),
+            (&|b| b.pretraining_hours = f64::NAN, "--pretraining-hours: NaN"),
+            (&|b| b.pretraining_hours = 1e300, "more than there are"),
+        ];
+        for (change, part) in cases {
+            assert!(refused(change).0.contains(part), "{part}: {:?}", refused(change));
+        }
+        let (text, hint) = refused(&|b| b.inference = 50_000_000);
+        assert!(text.contains("no method fits") && text.contains("slm-pn  126M parameters to use, more than 50M"));
+        assert!(hint.contains("--inference 126M"));
+        let (text, hint) = refused(&|b| b.specialization_hours = 0.001);
+        assert!(
+            text.contains("pass of tuning over 1M tokens takes 0.00220 hours, and 0.00100 of a domain are given"),
+            "{text}"
+        );
+        assert!(hint.contains("--specialization-hours"));
+    }
+
+    /// Two cores at 40 GFLOP/s, for a model of 2M parameters: the same decisions, in hours of this machine.
+    #[test]
+    fn a_slow_machine_with_a_small_model_gets_the_same_decisions() {
+        let measured = Measured {
+            machine: "two cores".into(),
+            parameters: 5_000_000,
+            training_flops: 40e9,
+            forward_flops: 45e9,
+        };
+        let costs = Costs::calibrated(&measured, 2_000_000, 12_000_000);
+        let budgets = Budgets {
+            inference: 2_000_000,
+            pretraining_hours: 10.0,
+            specialization_hours: 8.0,
+            tokens: 100_000,
+            domains: 1,
+        };
+        let one = plan(&budgets, &costs).unwrap();
+        assert_eq!(one.chosen.method, Method::SlmIs);
+        assert!(one.chosen.hours.clustering > 0.0 && one.notes.iter().any(|n| n.contains("ranked")));
+        let many = plan(&Budgets { domains: 50, ..budgets }, &costs).unwrap();
+        assert_eq!(many.chosen.method, Method::SlmPn, "{many:?}");
+        let hurried = plan(
+            &Budgets {
+                pretraining_hours: 0.1,
+                specialization_hours: 0.2,
+                ..budgets
+            },
+            &costs,
+        )
+        .unwrap();
+        assert!(
+            hurried
+                .notes
+                .iter()
+                .any(|n| n.contains("little is learnt") && n.contains("would do for"))
+        );
+        let large = plan(
+            &Budgets {
+                inference: 12_000_000,
+                pretraining_hours: 100.0,
+                ..budgets
+            },
+            &costs,
+        )
+        .unwrap();
+        assert_eq!(large.chosen.method, Method::Llm);
+    }
+
+    #[test]
+    fn numbers_are_told_short() {
+        assert_eq!(
+            ["600.9", "6,500.0", "0.0170", "0", "12.3"],
+            [600.85, 6500.0, 0.017, 0.0, 12.34]
+                .map(told)
+                .each_ref()
+                .map(String::as_str)
+        );
+        assert_eq!(
+            ["126M", "1.42G", "8", "999k", "1M"],
+            [126_000_000, 1_422_000_000, 8, 999_000, 1_000_000]
+                .map(count)
+                .each_ref()
+                .map(String::as_str)
+        );
+    }
+}
