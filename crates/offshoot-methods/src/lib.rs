@@ -3,4 +3,5 @@
 pub mod elastic;
 pub mod family;
 pub mod language;
+pub mod specialize;
 pub mod train;

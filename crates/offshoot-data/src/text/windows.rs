@@ -202,6 +202,17 @@ impl Windows {
         self.context as usize
     }
 
+    /// How documents are cut.
+    #[must_use]
+    pub fn options(&self) -> WindowOptions {
+        WindowOptions {
+            context: self.context(),
+            packing: self.packing,
+            begin_of_text: self.begin.is_some(),
+            end_of_text: self.end.is_some(),
+        }
+    }
+
     /// The split.
     #[must_use]
     pub fn split(&self) -> Split {
