@@ -9,6 +9,8 @@ use offshoot_family::CatalogError;
 use offshoot_family::quantity::QuantityError;
 use offshoot_family::recipe::RecipeError;
 use offshoot_methods::family::FamilyError;
+use offshoot_methods::specialize::cluster::ClusterError;
+use offshoot_methods::specialize::histogram::HistogramError;
 use offshoot_methods::train::error::LearnerError;
 use offshoot_methods::train::events::EventsError;
 use offshoot_methods::train::metrics::MetricsError;
@@ -118,6 +120,12 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         Some(TrainError::Learner(error)) => return error.hint(),
         Some(TrainError::State(error)) => return error.hint(),
         _ => {}
+    }
+    if let Some(error) = cause.downcast_ref::<ClusterError>() {
+        return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<HistogramError>() {
+        return Some(error.hint());
     }
     if let Some(FamilyError::Checkpoint(error)) = cause.downcast_ref() {
         return error.hint();

@@ -99,7 +99,11 @@ impl Request<'_> {
         }
     }
 
-    fn check(&self) -> Result<(), ClusterError> {
+    /// Whether there are windows enough, and settings that can work: all that is known before anything is read or made.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), ClusterError> {
         has_windows(self.windows)?;
         let clusters = self
             .branches
@@ -237,7 +241,7 @@ pub fn build(folder: &ClusterFolder, request: &Request<'_>, watch: &mut dyn Watc
         levels: levels.collect(),
         sample: request.sample.unwrap_or(0),
         steps: request.steps,
-        balance: request.balance,
+        balance: Some(request.balance).filter(|balance| balance.is_finite()),
         seed: request.seed,
         centroids: Some(centroids),
         assignments: String::new(),

@@ -67,8 +67,8 @@ pub struct Facts {
     pub sample: usize,
     /// Steps of k-means.
     pub steps: usize,
-    /// The largest share of a cluster in a step, times the number of clusters.
-    pub balance: f64,
+    /// The largest share of a cluster in a step, times the number of clusters; none for no limit, as JSON has no infinity.
+    pub balance: Option<f64>,
     /// Decides all that is random.
     pub seed: u64,
     /// blake3 of the centroids' file; none where they are in another folder.
