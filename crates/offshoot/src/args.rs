@@ -8,7 +8,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-pub use self::cluster::{BenchCluster, Cluster, Part};
+pub use self::cluster::{BenchCluster, Cluster, CorpusPart};
 
 /// Most threads that can be asked for.
 const MAX_THREADS: u64 = 1024;

@@ -25,8 +25,8 @@ pub struct Cluster {
     #[arg(long, value_name = "DIR")]
     pub encoder: Option<PathBuf>,
     /// Part of the corpus.
-    #[arg(long, value_enum, default_value_t = Part::Train)]
-    pub part: Part,
+    #[arg(long, value_enum, default_value_t = CorpusPart::Train)]
+    pub part: CorpusPart,
     /// Go on with what was stopped in the folder.
     #[arg(long, conflicts_with = "overwrite")]
     pub resume: bool,
@@ -77,7 +77,7 @@ pub struct Cluster {
 
 /// Parts of a corpus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Part {
+pub enum CorpusPart {
     /// What is trained on.
     Train,
     /// What models are chosen by.

@@ -15,7 +15,7 @@ use offshoot_zoo::tensor::kernels::on_workers;
 use serde_json::{Value, json};
 
 use super::pretrain::thousands;
-use crate::args::{Cluster, Part};
+use crate::args::{Cluster, CorpusPart};
 use crate::failure::{Exit, Failure};
 use crate::machine::Machine;
 use crate::progress::Progress;
@@ -29,9 +29,9 @@ pub fn run(args: &Cluster) -> Result<Exit, Failure> {
     let machine = Machine::new(&args.compute.device, args.compute.threads)?;
     let corpus = Arc::new(Corpus::open(&args.corpus)?);
     let part = match args.part {
-        Part::Train => Split::Train,
-        Part::Val => Split::Val,
-        Part::Test => Split::Test,
+        CorpusPart::Train => Split::Train,
+        CorpusPart::Val => Split::Val,
+        CorpusPart::Test => Split::Test,
     };
     // A second press ends the process at once: what is on disk is whole, or gone on with.
     let _ = ctrlc::set_handler(|| {
