@@ -114,6 +114,22 @@ pub(crate) fn outer_product(out: &mut [f32], kept: bool, a: Matrix<'_>, b: Matri
     });
 }
 
+/// Writes the products of each row of `a` with each row of `b` to `out`, on the caller's thread: `out[i * m + j]` is row `i` of `a` by
+/// row `j` of the `m` rows of `b`. Rows are `width` numbers each. Put the matrix with fewer rows second, see above.
+///
+/// A product's order of summation depends on the sizes alone, so equal sizes give equal bytes whatever the number of threads.
+///
+/// # Panics
+/// If `a`, `b` and `out` do not fit.
+pub fn row_products(a: &[f32], b: &[f32], width: usize, out: &mut [f32]) {
+    let width = width.max(1);
+    assert!(a.len().is_multiple_of(width), "rows of the first matrix");
+    assert!(b.len().is_multiple_of(width), "rows of the second matrix");
+    let (rows, columns) = (a.len() / width, b.len() / width);
+    assert_eq!(out.len(), rows * columns, "products of rows");
+    outer_product(out, false, Matrix::new(a, rows, width), Matrix::new(b, columns, width));
+}
+
 /// Threads of one product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Threads {

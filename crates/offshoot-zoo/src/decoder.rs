@@ -35,10 +35,10 @@ fn ffn_axis(block: usize) -> String {
 /// A batch of sequences of tokens, their rows one after the other.
 #[derive(Clone, Debug)]
 pub struct Tokens {
-    ids: Rows,
-    positions: Rows,
+    pub(crate) ids: Rows,
+    pub(crate) positions: Rows,
     /// Sequences and tokens of each, one pair for each run of sequences of equal length.
-    sequences: Vec<(usize, usize)>,
+    pub(crate) sequences: Vec<(usize, usize)>,
     /// Number of the first token of every sequence.
     first: usize,
 }

@@ -7,6 +7,7 @@
 //!
 //! Only this crate and the kernels name the tensor library; [`tensor`] is the door through which the methods reach it.
 
+pub mod bert;
 mod block;
 pub mod checkpoint;
 pub mod decoder;
@@ -22,6 +23,7 @@ pub mod preparation;
 pub mod registry;
 pub mod resnet;
 pub mod safetensors;
+pub mod sentence;
 pub mod spec;
 pub mod start;
 pub mod swin;
@@ -30,11 +32,13 @@ pub mod vit;
 pub mod weight_files;
 pub mod weights;
 
+pub use bert::{Bert, BertNetwork};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use decoder::DecoderNetwork;
 pub use network::{Backbone, DropPath, Features, Network};
 pub use preparation::{Preparation, TokenizerFiles};
 pub use registry::{backbone, open};
+pub use sentence::SentenceEncoder;
 pub use spec::{Dim, Init, TensorSpec};
 pub use start::initialise;
 pub use weights::{Weight, Weights};

@@ -1,10 +1,14 @@
 //! What can be typed: commands, options and their help. Nothing here does anything.
 
+mod cluster;
+
 use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+pub use self::cluster::{BenchCluster, Cluster, CorpusPart};
 
 /// Most threads that can be asked for.
 const MAX_THREADS: u64 = 1024;
@@ -47,6 +51,8 @@ pub enum Command {
     Tokenizer(TokenizerCommand),
     /// Make a corpus of text: tokenized, split by document, cleared of duplicates.
     Tokenize(Tokenize),
+    /// Cluster the windows of a corpus by what their texts are about, or assign them to the clusters of another.
+    Cluster(Cluster),
     /// Pre-train a parent by a recipe: on images without labels, or on text.
     Pretrain(Pretrain),
     /// List the children of a run.
@@ -656,6 +662,8 @@ pub enum Bench {
     Features(BenchFeatures),
     /// Time the search for nearest neighbours among made-up features.
     Knn(BenchKnn),
+    /// Time k-means on vectors from a file.
+    Cluster(BenchCluster),
 }
 
 /// `offshoot bench step`.

@@ -10,7 +10,9 @@ use offshoot_family::ledger::LedgerError;
 use offshoot_family::quantity::QuantityError;
 use offshoot_family::recipe::RecipeError;
 use offshoot_methods::family::FamilyError;
+use offshoot_methods::specialize::cluster::ClusterError;
 use offshoot_methods::specialize::costs::CostsError;
+use offshoot_methods::specialize::histogram::HistogramError;
 use offshoot_methods::specialize::plan::PlanError;
 use offshoot_methods::train::error::LearnerError;
 use offshoot_methods::train::events::EventsError;
@@ -124,6 +126,12 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         Some(TrainError::Learner(error)) => return error.hint(),
         Some(TrainError::State(error)) => return error.hint(),
         _ => {}
+    }
+    if let Some(error) = cause.downcast_ref::<ClusterError>() {
+        return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<HistogramError>() {
+        return Some(error.hint());
     }
     if let Some(FamilyError::Checkpoint(error)) = cause.downcast_ref() {
         return error.hint();

@@ -19,4 +19,4 @@ pub use minhash::{HASHES, THRESHOLD};
 pub use source::{At, Counts, Document, Documents, MAX_DOCUMENT_BYTES, Place};
 pub use tokenizer::{Decoding, FILE as TOKENIZER_FILE, Tokenizer};
 pub use training::{Algorithm, MAX_SAMPLE_BYTES, Training};
-pub use windows::{Batches, Draw, Window, WindowOptions, Windows};
+pub use windows::{Batches, Draw, Window, WindowOptions, Windows, permuted};

@@ -326,6 +326,24 @@ impl Tokenizer {
         encode_one(tokenizer, text)
     }
 
+    /// What the file itself puts before and after a text where special tokens are to be added, as an encoder asks for: `[CLS]` and
+    /// `[SEP]` of BERT.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] where the tokenizer cannot take a letter, or loses it between what it adds.
+    pub fn frame(&self) -> Result<(Vec<u32>, Vec<u32>), DataError> {
+        const LETTER: &str = "a";
+        let plain = encode_one(&self.plain, LETTER)?;
+        let framed = guarded(|| self.plain.encode_fast(LETTER, true))?;
+        let framed = framed.get_ids();
+        let lead = framed.windows(plain.len().max(1)).position(|part| part == plain);
+        let lead = lead.ok_or_else(|| DataError::Tokenizer {
+            place: "tokenizer".into(),
+            reason: "what it puts before and after a text cannot be told apart from the text".into(),
+        })?;
+        Ok((framed[..lead].to_vec(), framed[lead + plain.len()..].to_vec()))
+    }
+
     fn segments<'t>(&self, text: &'t str) -> Result<Vec<&'t str>, DataError> {
         let mut segments = Vec::new();
         let (mut start, mut from) = (0, SEGMENT);

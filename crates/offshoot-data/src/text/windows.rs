@@ -202,6 +202,17 @@ impl Windows {
         self.context as usize
     }
 
+    /// How documents are cut.
+    #[must_use]
+    pub fn options(&self) -> WindowOptions {
+        WindowOptions {
+            context: self.context(),
+            packing: self.packing,
+            begin_of_text: self.begin.is_some(),
+            end_of_text: self.end.is_some(),
+        }
+    }
+
     /// The split.
     #[must_use]
     pub fn split(&self) -> Split {
@@ -492,8 +503,10 @@ fn quotas(weights: &[f64], domains: &[DomainWindows]) -> Result<Vec<usize>, Data
     Ok(quotas)
 }
 
-/// The item at a place of endless passes over `len` items, each pass in an order of its own. `len` must not be zero.
-fn permuted(seed: u64, purpose: &str, place: u128, len: u64) -> u64 {
+/// The item at a place of endless passes over `len` items, each pass in an order of its own that seed and purpose decide. Nothing
+/// is kept of the orders, however many items there are. `len` must not be zero.
+#[must_use]
+pub fn permuted(seed: u64, purpose: &str, place: u128, len: u64) -> u64 {
     let pass = (place / u128::from(len)) as u64;
     Permutation::new(seed, purpose, pass, len).at((place % u128::from(len)) as u64)
 }

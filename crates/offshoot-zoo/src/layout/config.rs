@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// The object of a `config.json`.
 #[derive(Clone, Copy)]
-pub(super) struct Config<'a>(pub(super) &'a Value);
+pub(crate) struct Config<'a>(pub(crate) &'a Value);
 
 impl<'a> Config<'a> {
     /// What stands at `key`; null counts as nothing.
@@ -16,7 +16,7 @@ impl<'a> Config<'a> {
     ///
     /// # Errors
     /// If there is neither, or it is no whole number.
-    pub(super) fn size(self, key: &str, default: Option<usize>) -> Result<usize, String> {
+    pub(crate) fn size(self, key: &str, default: Option<usize>) -> Result<usize, String> {
         match self.get(key) {
             None => default.ok_or(format!("`{key}` is missing")),
             Some(value) => whole(key, value),
@@ -27,7 +27,7 @@ impl<'a> Config<'a> {
     ///
     /// # Errors
     /// If they are missing, no list, or no whole numbers.
-    pub(super) fn sizes(self, key: &str) -> Result<Vec<usize>, String> {
+    pub(crate) fn sizes(self, key: &str) -> Result<Vec<usize>, String> {
         let value = self.0.get(key).ok_or(format!("`{key}` is missing"))?;
         let list = value.as_array().ok_or(format!("`{key}` is {value}, not a list"))?;
         list.iter().map(|value| whole(key, value)).collect()
@@ -37,7 +37,7 @@ impl<'a> Config<'a> {
     ///
     /// # Errors
     /// If it is no number.
-    pub(super) fn number(self, key: &str, default: f64) -> Result<f64, String> {
+    pub(crate) fn number(self, key: &str, default: f64) -> Result<f64, String> {
         let value = self.get(key).map_or(Some(default), Value::as_f64);
         value.ok_or(format!("`{key}` is no number"))
     }
@@ -46,7 +46,7 @@ impl<'a> Config<'a> {
     ///
     /// # Errors
     /// If it is neither true nor false.
-    pub(super) fn flag(self, key: &str, default: bool) -> Result<bool, String> {
+    pub(crate) fn flag(self, key: &str, default: bool) -> Result<bool, String> {
         let value = self.get(key).map_or(Some(default), Value::as_bool);
         value.ok_or(format!("`{key}` is neither true nor false"))
     }
@@ -55,7 +55,7 @@ impl<'a> Config<'a> {
     ///
     /// # Errors
     /// If something else is there.
-    pub(super) fn text(self, key: &str) -> Result<Option<&'a str>, String> {
+    pub(crate) fn text(self, key: &str) -> Result<Option<&'a str>, String> {
         let word = |value: &'a Value| value.as_str().ok_or_else(|| format!("`{key}` is {value}, not a word"));
         self.get(key).map(word).transpose()
     }
@@ -64,7 +64,7 @@ impl<'a> Config<'a> {
     ///
     /// # Errors
     /// If something else is there.
-    pub(super) fn object(self, key: &str) -> Result<Option<Self>, String> {
+    pub(crate) fn object(self, key: &str) -> Result<Option<Self>, String> {
         match self.get(key) {
             None => Ok(None),
             Some(value) if value.is_object() => Ok(Some(Config(value))),
@@ -73,7 +73,7 @@ impl<'a> Config<'a> {
     }
 
     /// Whether it has no keys.
-    pub(super) fn is_empty(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self.0.as_object().is_none_or(serde_json::Map::is_empty)
     }
 
@@ -81,7 +81,7 @@ impl<'a> Config<'a> {
     ///
     /// # Errors
     /// Names the first that has another.
-    pub(super) fn only(self, keys: &[(&str, Value)]) -> Result<(), String> {
+    pub(crate) fn only(self, keys: &[(&str, Value)]) -> Result<(), String> {
         let other = |(key, only): &&(&str, Value)| self.get(key).is_some_and(|value| value != only);
         match keys.iter().find(other) {
             None => Ok(()),

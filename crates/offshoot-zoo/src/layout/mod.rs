@@ -1,6 +1,6 @@
 //! Folders of other programs: how a network's tensors are named and cut there, and the JSON files beside them.
 
-mod config;
+pub(crate) mod config;
 mod decoder;
 mod dialect;
 mod resnet;

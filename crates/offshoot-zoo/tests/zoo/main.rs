@@ -1,5 +1,6 @@
 //! What the zoo promises: views, forward passes and their gradients, checkpoint folders, and refusals of bad files.
 
+mod bert;
 mod checkpoint;
 mod decoder;
 mod forward;

@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod bench;
+mod cluster;
 mod corpus;
 mod data;
 mod demo;
@@ -30,6 +31,7 @@ pub fn run(arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Demo(args) => return demo::run(&args),
         Command::Pretrain(args) => return pretrain::run(&args),
+        Command::Cluster(args) => return cluster::run(&args),
         Command::Data(args) => data::run(&args)?,
         Command::Import(args) => import::run(&args)?,
         Command::Tokenizer(command) => corpus::tokenizer(&command)?,

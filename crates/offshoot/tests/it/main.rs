@@ -2,6 +2,7 @@
 
 mod ablations;
 mod bench;
+mod cluster;
 mod data;
 mod demo;
 mod disk;

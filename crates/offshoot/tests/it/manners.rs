@@ -24,6 +24,8 @@ const COMMANDS: [&str; 18] = [
     "bench step",
     "bench features",
     "bench knn",
+    "bench cluster",
+    "cluster",
     "completions",
     "man",
 ];

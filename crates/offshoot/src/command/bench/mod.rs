@@ -3,6 +3,7 @@
 //! Every one has a rival in `benches/rivals/` that does the same work in other libraries, and `benches/compare.sh` runs the two
 //! in turns. What both must agree on is here and in `benches/rivals/shared.py`: made-up numbers and the median.
 
+mod cluster;
 mod features;
 mod knn;
 mod lm;
@@ -28,6 +29,7 @@ pub fn run(args: &Bench) -> Result<(), Failure> {
         Bench::Lm(args) => lm::run(args),
         Bench::Features(args) => features::run(args),
         Bench::Knn(args) => knn::run(args),
+        Bench::Cluster(args) => cluster::run(args),
     }
 }
 
