@@ -469,6 +469,17 @@ pub fn mixed_on_host(form: Mix, coefficients: &[f32], slices: &[f32]) -> Vec<f32
     form.mixed(coefficients, slices)
 }
 
+/// The gradient of the whole of [`cut`] for `gradient` of the slices; it is no part of a gradient itself.
+///
+/// # Panics
+/// If `gradient` has not as many elements as the slices.
+pub fn cut_gradient(form: Cut, gradient: Tensor<1>) -> Tensor<1> {
+    form.check_gradient(gradient.dims()[0]);
+    let found = <Dispatch as Kernels>::gradients(form.into(), gathered([]), gradient.into_dispatch(), vec![true]);
+    let whole = found.into_iter().flatten().next().expect("it is wanted");
+    Tensor::from_dispatch(whole)
+}
+
 /// Rows of `x`, `[n, width]`, as they are asked for: row `i` of the result, `[rows, width]`, is row `rows[i]` of `x`, or zeros
 /// where that is none. The gradients of a row that is used several times are added in the order of `i`. Steps that gather the
 /// same rows should share one [`Rows`].
