@@ -15,7 +15,9 @@ pub mod scorecard;
 pub mod space;
 pub mod view;
 
-pub use architecture::{Architecture, Decoder, DecoderKind, ResNet, ResNetNorm, RopeScaling, StrideOn, Swin, Vit};
+pub use architecture::{
+    Architecture, Decoder, DecoderKind, Projected, ResNet, ResNetNorm, RopeScaling, StrideOn, Swin, Vit,
+};
 pub use budget::Budget;
 pub use catalog::{Catalog, CatalogError, Child, ParentRef, TrainingCost};
 pub use ledger::{Ledger, Phase, Spent};

@@ -8,7 +8,7 @@ use crate::architecture::Architecture;
 
 /// A linear map of one axis instance from the parent's size to the child's. Where a tensor writes the axis it is applied to
 /// the rows, where it reads the axis to the columns.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Operator {
@@ -24,6 +24,12 @@ pub enum Operator {
         /// Kept entries of the parent's axis.
         indices: Vec<usize>,
     },
+    /// One entry made of all, each times its weight: on the axis of experts, whose entries are their codes, one-hot weights are an
+    /// expert, and others a blend of several. The matrices that the code mixes follow from it.
+    Mix {
+        /// A weight for each entry.
+        weights: Vec<f32>,
+    },
 }
 
 impl Operator {
@@ -33,6 +39,7 @@ impl Operator {
             Self::All => parent,
             Self::Prefix { size } => *size,
             Self::Select { indices } => indices.len(),
+            Self::Mix { .. } => 1,
         }
     }
 
@@ -42,12 +49,14 @@ impl Operator {
             Self::All => true,
             Self::Prefix { size } => (1..=parent).contains(size),
             Self::Select { indices } => !indices.is_empty() && indices.iter().all(|&i| i < parent),
+            Self::Mix { weights } => weights.len() == parent && weights.iter().all(|weight| weight.is_finite()),
         }
     }
 
-    /// The kept entries of an axis of `parent` entries, as ascending-by-position runs `[start, end)`.
+    /// The kept entries of an axis of `parent` entries, as ascending-by-position runs `[start, end)`. A mix keeps none as it was.
     pub fn runs(&self, parent: usize) -> Vec<(usize, usize)> {
         match self {
+            Self::Mix { .. } => Vec::new(),
             Self::All => vec![(0, parent)],
             Self::Prefix { size } => vec![(0, *size)],
             Self::Select { indices } => {

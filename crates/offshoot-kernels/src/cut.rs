@@ -44,6 +44,15 @@ impl Cut {
     }
 }
 
+impl Cut {
+    /// # Panics
+    /// If there are not as many elements as are kept.
+    pub(crate) fn check_gradient(&self, elements: usize) {
+        let (rows, columns) = self.kept();
+        assert_eq!(rows * columns, elements, "elements of the gradient of a cut");
+    }
+}
+
 impl Kernel for Cut {
     fn forward(self, tensors: Vec<FloatTensor<Flex>>) -> FloatTensor<Flex> {
         let whole = values(&tensors[0]);

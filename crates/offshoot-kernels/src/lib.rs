@@ -23,6 +23,7 @@ mod gemv;
 mod group_norm;
 mod linear;
 mod memory;
+mod mix;
 mod next_token;
 mod norm;
 mod operation;
@@ -44,6 +45,7 @@ pub use gather::{Gather, Rows};
 pub use group_norm::GroupNorm;
 pub use linear::{Entry, Form};
 pub use memory::keep_freed_memory;
+pub use mix::Mix;
 pub use operation::{Gelu, NextToken, Operation};
 pub use rotary::Rotary;
 pub use tensors::Tensors;
@@ -434,6 +436,48 @@ pub fn sinkhorn(logits: Tensor<2>, temperature: f64, rounds: usize) -> Tensor<2>
 /// If `whole` has not as many elements, or a run lies outside.
 pub fn cut(form: Cut, whole: Tensor<1>) -> Tensor<1> {
     run(form, vec![whole.into_dispatch()])
+}
+
+/// The matrices of some experts, one after the other, flat, as mixes of the same slices, see [`Mix`]: `coefficients` are
+/// `[experts, sections, slices]`, `slices` the elements of one slice after the other, both flat.
+///
+/// # Panics
+/// If the numbers of elements do not fit.
+pub fn mix(form: Mix, coefficients: Tensor<1>, slices: Tensor<1>) -> Tensor<1> {
+    form.check(coefficients.dims()[0], slices.dims()[0]);
+    run(form, vec![coefficients.into_dispatch(), slices.into_dispatch()])
+}
+
+/// The gradients of coefficients and slices of [`mix`] for `gradient` of its result; they are no part of a gradient themselves.
+///
+/// # Panics
+/// If the numbers of elements do not fit.
+pub fn mix_gradients(form: Mix, coefficients: Tensor<1>, slices: Tensor<1>, gradient: Tensor<1>) -> [Tensor<1>; 2] {
+    form.check(coefficients.dims()[0], slices.dims()[0]);
+    let tensors = gathered([coefficients, slices]);
+    let gradient = gradient.into_dispatch();
+    let found = <Dispatch as Kernels>::gradients(form.into(), tensors, gradient, vec![true; 2]);
+    let mut found = found.into_iter().flatten().map(Tensor::from_dispatch);
+    std::array::from_fn(|_| found.next().expect("both are wanted"))
+}
+
+/// [`mix`] of one expert on the host, to the same bits as on the CPU device.
+///
+/// # Panics
+/// If the numbers of elements do not fit.
+pub fn mixed_on_host(form: Mix, coefficients: &[f32], slices: &[f32]) -> Vec<f32> {
+    form.mixed(coefficients, slices)
+}
+
+/// The gradient of the whole of [`cut`] for `gradient` of the slices; it is no part of a gradient itself.
+///
+/// # Panics
+/// If `gradient` has not as many elements as the slices.
+pub fn cut_gradient(form: Cut, gradient: Tensor<1>) -> Tensor<1> {
+    form.check_gradient(gradient.dims()[0]);
+    let found = <Dispatch as Kernels>::gradients(form.into(), gathered([]), gradient.into_dispatch(), vec![true]);
+    let whole = found.into_iter().flatten().next().expect("it is wanted");
+    Tensor::from_dispatch(whole)
 }
 
 /// Rows of `x`, `[n, width]`, as they are asked for: row `i` of the result, `[rows, width]`, is row `rows[i]` of `x`, or zeros

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex};
 
-use crate::{Attention, Cut, Form, Gather, GroupNorm, Rotary, SoftTargets, Window};
+use crate::{Attention, Cut, Form, Gather, GroupNorm, Mix, Rotary, SoftTargets, Window};
 
 /// One operation of several tensors with one result, forward and backward, for the CPU and for every other backend.
 ///
@@ -126,6 +126,8 @@ operations! {
     Convolution(Window),
     /// Slices of a flat matrix, flat.
     Cut(Cut),
+    /// Matrices of experts as mixes of slices, flat: coefficients and slices, both flat.
+    Mix(Mix),
     /// Rows of a matrix in another order, some of them several times and some not at all.
     Gather(Gather),
     /// GroupNorm of images, scale, shift, and where there is one a residual that is added; then maybe a ReLU.

@@ -14,7 +14,7 @@ use burn::tensor::TensorData;
 use crate::operation::Kernel;
 use crate::slices::contiguous;
 use crate::{
-    AdamStep, Attention, Entry, Form, Gather, Gelu, GroupNorm, Kernels, Operation, Rotary, SoftTargets, Tensors,
+    AdamStep, Attention, Entry, Form, Gather, Gelu, GroupNorm, Kernels, Mix, Operation, Rotary, SoftTargets, Tensors,
 };
 
 /// What computes an operation.
@@ -328,6 +328,17 @@ fn rotary(form: Attention, first: usize, seed: u64) -> Case {
     Case::of(form, name, inputs)
 }
 
+/// Mixes of slices of some elements a section.
+fn mix(form: Mix, section: usize, seed: u64) -> Case {
+    let mut draw = Draw(seed);
+    let inputs = vec![
+        draw.tensor(&[form.experts * form.sections * form.slices], 1.0),
+        draw.tensor(&[form.slices * form.sections * section], 1.0),
+        draw.tensor(&[form.experts * form.sections * section], 1.0),
+    ];
+    Case::of(form, format!("{form:?}, {section} elements, seed {seed}"), inputs)
+}
+
 /// Rows of a matrix, about one in five of them none.
 fn gather([rows, height, width]: [usize; 3], seed: u64) -> Case {
     let mut draw = Draw(seed);
@@ -464,6 +475,15 @@ fn all() -> Vec<Case> {
     cases.extend([1, 3].map(|rounds| sinkhorn([9, 21], (1.0, 0.05), rounds, 6)));
     cases.push(gelu(&[5, 37], 7));
     cases.push(gather([23, 9, 19], 21));
+    cases.push(mix(
+        Mix {
+            experts: 3,
+            slices: 5,
+            sections: 2,
+        },
+        37,
+        28,
+    ));
     cases.extend(group_norms(2, [6, 3, 5, 7], 23));
     cases.push(adamw(&[37, 5, 1], 8));
     cases.push(square_sums(&[37, 5, 1], 9));
@@ -506,6 +526,15 @@ fn large() -> Vec<Case> {
     cases.push(sinkhorn([70, 1501], (1.0, 0.05), 3, 16));
     cases.push(gelu(&[70_001], 17));
     cases.push(gather([2003, 1009, 67], 22));
+    cases.push(mix(
+        Mix {
+            experts: 3,
+            slices: 5,
+            sections: 2,
+        },
+        5003,
+        29,
+    ));
     cases.extend(group_norms(4, [12, 5, 37, 41], 24));
     let sizes = [70_001, 5, 16_385];
     cases.extend([adamw(&sizes, 18), square_sums(&sizes, 19), average(&sizes, 20)]);

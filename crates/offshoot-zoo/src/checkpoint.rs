@@ -253,7 +253,11 @@ impl Checkpoint {
     /// # Errors
     /// If the file cannot be read.
     pub(crate) fn child_tensor(&self, entry: &TensorPlan) -> Result<Vec<f32>, CheckpointError> {
-        Ok(entry.on_host(&self.tensor(&entry.parent)?))
+        let whole = match &entry.mixed {
+            Some(mix) => mix.on_host(&entry.parent, |name| self.tensor(name))?,
+            None => self.tensor(&entry.parent)?,
+        };
+        Ok(entry.on_host(&whole))
     }
 
     /// Writes the child that `view` makes of this parent as a folder of its own for `program`, one tensor at a time from file to

@@ -4,6 +4,7 @@ use offshoot_family::{Architecture, ResNet, ResNetNorm, StrideOn, Swin, Vit};
 
 use crate::decoder::DecoderNetwork;
 use crate::network::{Backbone, Network, NetworkError, SpaceBounds};
+use crate::projected::ProjectedNetwork;
 use crate::resnet::ResNetNetwork;
 use crate::swin::SwinNetwork;
 use crate::vit::VitNetwork;
@@ -17,6 +18,10 @@ pub fn open(architecture: &Architecture) -> Result<Box<dyn Network>, NetworkErro
         Architecture::Decoder(decoder) => {
             decoder.check()?;
             Ok(Box::new(DecoderNetwork::new(decoder.clone())))
+        }
+        Architecture::Projected(projected) => {
+            projected.check()?;
+            Ok(Box::new(ProjectedNetwork::new(projected.clone())))
         }
         images => Ok(backbone(images)?),
     }
@@ -144,6 +149,7 @@ pub fn half(architecture: &Architecture) -> Result<SpaceBounds, NetworkError> {
         Architecture::ResNet(net) if net.stride_on == StrideOn::First || net.stem != 64 => (0, net.depths.clone()),
         Architecture::ResNet(net) => (net.width, net.depths.clone()),
         Architecture::Decoder(decoder) => (decoder.width, vec![decoder.depth]),
+        Architecture::Projected(projected) => (projected.decoder.width, vec![projected.decoder.depth]),
         _ => (0, Vec::new()),
     };
     let blocks = |depth: usize| if depth < 4 { depth } else { depth.div_ceil(2) };

@@ -78,6 +78,26 @@ pub enum Init {
     Uniform(f32),
 }
 
+/// What a tensor is to matrices that are mixed of slices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Mixing {
+    /// Nothing: a child has it, or a part of it.
+    #[default]
+    None,
+    /// Part of the coefficients; no child has it.
+    Coefficients,
+    /// Slices of a matrix, one along the first dimension; a child has their mix. The coefficients are the product of an expert's row of
+    /// the tensor `codes`, `[experts, m]`, and the tensor `factors`, `[sections, m, slices]`: of each section of the matrix' rows its own.
+    Slices {
+        /// Name of the codes.
+        codes: String,
+        /// Name of the factors.
+        factors: String,
+        /// Sections of equal size.
+        sections: usize,
+    },
+}
+
 /// One tensor of a network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorSpec {
@@ -98,6 +118,8 @@ pub struct TensorSpec {
     /// Whether it is never trained and never averaged, such as the running statistics of a BatchNorm. The forward pass detaches
     /// it, so that it has no gradient.
     pub frozen: bool,
+    /// What it is to matrices that are mixed of slices.
+    pub mixing: Mixing,
 }
 
 impl TensorSpec {
@@ -112,6 +134,7 @@ impl TensorSpec {
             layer: None,
             patch_embed: false,
             frozen: false,
+            mixing: Mixing::None,
         }
     }
 

@@ -1,10 +1,12 @@
 //! Families of networks by name and numbers, as plain data; what they compute is the zoo's business.
 
 mod decoder;
+mod projected;
 
 use serde::{Deserialize, Serialize};
 
 pub use decoder::{Decoder, DecoderKind, RopeScaling};
+pub use projected::Projected;
 
 /// A network by family name and numbers. The zoo has one module per variant and is the only place that tells them apart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +21,9 @@ pub enum Architecture {
     ResNet(ResNet),
     /// A decoder language model: the layout of Hugging Face's `GPT2LMHeadModel` or `LlamaForCausalLM`.
     Decoder(Decoder),
+    /// Experts of one decoder's numbers, whose feed-forward matrices are mixes of shared slices. It is a parent only: an expert is a
+    /// [`Decoder`](Self::Decoder).
+    Projected(Projected),
 }
 
 /// The numbers of a vision transformer (POA section 3.1; DINOv2's layout).
@@ -475,6 +480,11 @@ impl Architecture {
                     decoder.width, decoder.depth
                 )
             }
+            Self::Projected(projected) => format!(
+                "{} projected experts, each {}",
+                projected.experts,
+                Self::Decoder(projected.decoder.clone()).summary()
+            ),
         }
     }
 
@@ -485,7 +495,7 @@ impl Architecture {
             Self::Vit(Vit { channels, image, .. })
             | Self::Swin(Swin { channels, image, .. })
             | Self::ResNet(ResNet { channels, image, .. }) => (*channels, *image),
-            Self::Decoder(_) => (0, 0),
+            Self::Decoder(_) | Self::Projected(_) => (0, 0),
         }
     }
 
@@ -495,7 +505,7 @@ impl Architecture {
             Self::Vit(Vit { classes, .. })
             | Self::Swin(Swin { classes, .. })
             | Self::ResNet(ResNet { classes, .. }) => *classes,
-            Self::Decoder(_) => 0,
+            Self::Decoder(_) | Self::Projected(_) => 0,
         }
     }
 
@@ -508,7 +518,7 @@ impl Architecture {
             | Self::ResNet(ResNet { classes, .. }) => {
                 *classes = 0;
             }
-            Self::Decoder(_) => {}
+            Self::Decoder(_) | Self::Projected(_) => {}
         }
         self
     }
@@ -520,7 +530,7 @@ impl Architecture {
             Self::Vit(vit) => (&mut vit.channels, &mut vit.image),
             Self::Swin(swin) => (&mut swin.channels, &mut swin.image),
             Self::ResNet(net) => (&mut net.channels, &mut net.image),
-            Self::Decoder(_) => return self,
+            Self::Decoder(_) | Self::Projected(_) => return self,
         };
         (*c, *i) = (channels, image);
         self

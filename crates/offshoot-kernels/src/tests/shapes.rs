@@ -71,6 +71,15 @@ proptest! {
     }
 
     #[test]
+    fn mixes_agree(
+        (experts, slices, sections) in (1..5usize, 1..7usize, 1..4usize),
+        section in prop::sample::select(vec![1, 2, 15, 17, 100, 2047, 2048, 2049, 5003]),
+        seed: u64,
+    ) {
+        mix(Mix { experts, slices, sections }, section, seed).agrees(1e-5);
+    }
+
+    #[test]
     fn cross_entropy_agrees(
         rows in prop::sample::select(vec![0, 1, 2, 9, 33]),
         columns in prop::sample::select(vec![1, 2, 7, 16, 17, 100, 1009, 16_384, 16_385, 20_011]),

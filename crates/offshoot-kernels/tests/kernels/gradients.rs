@@ -2,8 +2,8 @@
 
 use burn::tensor::Tensor;
 use offshoot_kernels::{
-    Attention, Entry, Form, GroupNorm, Linear, Rotary, Rows, SoftTargets, attention, gather_rows, gelu, group_norm,
-    rotary, soft_cross_entropy,
+    Attention, Entry, Form, GroupNorm, Linear, Mix, Rotary, Rows, SoftTargets, attention, gather_rows, gelu,
+    group_norm, mix, mix_gradients, mixed_on_host, rotary, soft_cross_entropy,
 };
 
 use crate::numbers::{matrix, near, numbers, values, vector, wide};
@@ -335,4 +335,48 @@ fn groups_of_unequal_size_are_refused() {
     };
     let ones = || vector(&[1.0; 6]);
     group_norm(form, ones().reshape([6, 1, 1, 1]), ones(), ones(), None);
+}
+
+#[test]
+fn mixes_are_sums_of_slices_and_have_their_gradients() {
+    for (experts, slices, sections, section) in [(1, 1, 1, 5), (2, 3, 1, 7), (3, 2, 2, 19)] {
+        let form = Mix {
+            experts,
+            slices,
+            sections,
+        };
+        let matrix = sections * section;
+        let inputs = [
+            numbers(1, experts * sections * slices, 1.0),
+            numbers(2, slices * matrix, 1.0),
+        ];
+        let ours = |mut tensors: Vec<Tensor<1>>| mix(form, tensors.remove(0), tensors.remove(0));
+        let exact = |tensors: &[Vec<f64>]| {
+            let element = |i: usize| {
+                let (expert, at) = (i / matrix, i % matrix);
+                let c = |r: usize| tensors[0][(expert * sections + at / section) * slices + r];
+                (0..slices).map(|r| c(r) * tensors[1][r * matrix + at]).sum::<f64>()
+            };
+            (0..experts * matrix).map(element).collect()
+        };
+        check(&format!("{form:?}"), &inputs, 2, ours, exact);
+    }
+}
+
+/// The unit oracle of the method's description: two experts of two slices (h = m = k = d = 2).
+#[test]
+fn a_mix_of_two_slices_is_the_one_worked_out_by_hand() {
+    let form = |experts| Mix {
+        experts,
+        slices: 2,
+        sections: 1,
+    };
+    let slices = [1.0, 2.0, 3.0, 4.0, 0.0, 1.0, 1.0, 0.0];
+    let both = mixed_on_host(form(2), &[2.0, -2.0, -0.5, 1.0], &slices);
+    assert_eq!(both, [2.0, 2.0, 4.0, 8.0, -0.5, 0.0, -0.5, -2.0]);
+    let identity = vector(&[1.0, 0.0, 0.0, 1.0]);
+    let found = mix_gradients(form(1), vector(&[2.0, -2.0]), vector(&slices), identity);
+    let [coefficients, slices] = found.map(values);
+    assert_eq!(coefficients, [5.0, 0.0]);
+    assert_eq!(slices, [2.0, 0.0, 0.0, 2.0, -2.0, 0.0, 0.0, -2.0]);
 }

@@ -1,9 +1,10 @@
 //! One step's loss and gradients: next tokens for the intact network, and in-place distillation for sub-networks of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use offshoot_zoo::decoder::{EMBEDDING, Tokens};
-use offshoot_zoo::materialize::{Plan, materialize};
+use offshoot_zoo::materialize::{Plan, TensorPlan, materialize, materialize_all, pull_back};
 use offshoot_zoo::tensor::kernels::{self, SoftTargets, next_token_cross_entropy, soft_cross_entropy};
 use offshoot_zoo::tensor::{Gradients as Found, Tensor};
 use offshoot_zoo::{DecoderNetwork, Weights};
@@ -66,6 +67,62 @@ pub struct Objective<'a> {
     pub distillation: Distillation,
     /// Whether blocks are run again for the gradient, so that a forward pass keeps one tensor a block.
     pub recompute: bool,
+}
+
+/// What a step of a projected network is made of: every window is read by one of its experts (SLM-pn, arXiv 2402.01093 v2 section
+/// 5.4).
+pub struct ExpertObjective<'a> {
+    /// What every expert is.
+    pub network: &'a DecoderNetwork,
+    /// How each is mixed.
+    pub experts: &'a [Plan],
+    /// Whether blocks are run again for the gradient.
+    pub recompute: bool,
+}
+
+impl ExpertObjective<'_> {
+    /// Loss and gradients of `windows`, each read by the expert of the same place in `experts`, so many at once, of a step of `count`
+    /// predicted tokens in all. Matrices are mixed once a step for all experts that it has.
+    ///
+    /// # Panics
+    /// If there is not one expert for each window, or there is no such expert.
+    pub fn step<W: AsRef<[u32]>>(
+        &self,
+        weights: &Weights,
+        windows: &[W],
+        experts: &[usize],
+        at_once: usize,
+        count: usize,
+    ) -> Outcome {
+        assert_eq!(windows.len(), experts.len(), "one expert for each window");
+        let mut groups: BTreeMap<usize, Vec<&[u32]>> = BTreeMap::new();
+        for (window, expert) in windows.iter().zip(experts) {
+            groups.entry(*expert).or_default().push(window.as_ref());
+        }
+        let plans: Vec<&[TensorPlan]> = groups.keys().map(|expert| &self.experts[*expert][..]).collect();
+        let objective = Objective {
+            network: self.network,
+            children: &[],
+            distillation: Distillation {
+                share: 0.0,
+                temperature: 1.0,
+            },
+            recompute: self.recompute,
+        };
+        let own = materialize_all(weights, &plans);
+        let each = own.iter().zip(groups.values());
+        let (losses, found): (Vec<f64>, Vec<Gradients>) = each
+            .map(|(own, windows)| {
+                let part = objective.step(own, windows, at_once, count);
+                (part.loss, part.gradients)
+            })
+            .unzip();
+        Outcome {
+            loss: losses.iter().sum(),
+            children: Vec::new(),
+            gradients: pull_back(weights, &plans, found),
+        }
+    }
 }
 
 /// The loss of a batch and its gradients.
@@ -211,22 +268,30 @@ impl Pass<'_> {
         target: &Target<'_>,
         factor: f64,
     ) -> (f64, Option<Tensor<2>>, Gradients) {
-        let tracked = weights.tracked();
-        let own = match self.plan {
-            Some(plan) => materialize(&tracked, plan),
-            None => tracked.clone(),
+        let Some(plan) = self.plan else {
+            return self.own(weights, batch, target, factor);
         };
-        if !self.recompute {
-            let logits = self.network.logits(&own, &batch.tokens);
-            let (total, loss, taught) = target.loss(logits, batch, factor);
-            let mut found = total.backward();
-            return (loss, taught, tracked.gradients(&mut found));
+        let own = materialize(weights, plan);
+        let (loss, taught, gradients) = self.own(&own, batch, target, factor);
+        (loss, taught, pull_back(weights, &[plan], vec![gradients]))
+    }
+
+    /// The same for the network's own weights.
+    fn own(
+        &self,
+        weights: &Weights,
+        batch: &Batch,
+        target: &Target<'_>,
+        factor: f64,
+    ) -> (f64, Option<Tensor<2>>, Gradients) {
+        if self.recompute {
+            return self.in_segments(weights, batch, target, factor);
         }
-        let (loss, taught, gradients) = self.in_segments(&own.untracked(), batch, target, factor);
-        if self.plan.is_none() {
-            return (loss, taught, gradients);
-        }
-        (loss, taught, pulled_back(&tracked, &own, gradients))
+        let tracked = weights.tracked();
+        let logits = self.network.logits(&tracked, &batch.tokens);
+        let (total, loss, taught) = target.loss(logits, batch, factor);
+        let mut found = total.backward();
+        (loss, taught, tracked.gradients(&mut found))
     }
 
     /// The same with nothing kept but what goes into each block: blocks are run again, the last one first, and each hands the
@@ -272,24 +337,6 @@ impl Pass<'_> {
 fn taken(leaf: &Tensor<2>, found: &mut Found) -> Tensor<2> {
     leaf.grad_remove(found)
         .expect("the loss depends on the residual stream")
-}
-
-/// The gradients of `parent`'s leaves from those of `child`, which was cut out of them.
-fn pulled_back(parent: &Weights, child: &Weights, mut gradients: Gradients) -> Gradients {
-    let mut total: Option<Tensor<1>> = None;
-    for (name, weight) in child.iter() {
-        if let Some(gradient) = gradients.remove(name) {
-            let along = (weight.flat().clone() * gradient).sum();
-            total = Some(match total {
-                Some(total) => total + along,
-                None => along,
-            });
-        }
-    }
-    match total {
-        Some(total) => parent.gradients(&mut total.backward()),
-        None => Gradients::new(),
-    }
 }
 
 /// Adds gradients of the same tensors.

@@ -3,6 +3,7 @@
 pub(crate) mod config;
 mod decoder;
 mod dialect;
+mod projected;
 mod resnet;
 mod swin;
 mod usage;
@@ -10,6 +11,7 @@ mod vit;
 
 pub(crate) use decoder::decoder_layout;
 pub use dialect::{Dialect, Ignored};
+pub(crate) use projected::projected_layout;
 pub(crate) use resnet::{resnet_layout, timm_architecture as timm_resnet, timm_layout};
 pub(crate) use swin::swin_layout;
 pub use usage::Usage;
@@ -198,6 +200,7 @@ pub fn architecture(config: &Value) -> Result<Architecture, String> {
         (Some("resnet"), _) => resnet::transformers_architecture(config).map(Architecture::ResNet),
         (Some("gpt2"), _) => decoder::gpt2_architecture(config).map(Architecture::Decoder),
         (Some("llama"), _) => decoder::llama_architecture(config).map(Architecture::Decoder),
+        (Some(projected::KIND), _) => projected::architecture(config).map(Architecture::Projected),
         (Some(other), _) => {
             let known = KINDS.join(", ");
             let why = unsupported(other).map_or(String::new(), |why| format!(" ({why})"));
