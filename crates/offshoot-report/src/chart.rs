@@ -206,8 +206,8 @@ impl Scale {
     /// elsewhere.
     pub(crate) fn fitting(values: &[f64], ratio: f64, (start, end): (f64, f64)) -> Self {
         match extent(values.iter().copied()) {
-            // A ratio beyond the largest number has no logarithm to draw.
-            Some((low, high)) if low > 0.0 && high / low > ratio && (high / low).is_finite() => {
+            // A ratio or an end beyond the largest number has no logarithm to draw.
+            Some((low, high)) if low > 0.0 && high / low > ratio && (high * (high / low).powf(0.05)).is_finite() => {
                 let air = (high / low).powf(0.05);
                 Self {
                     low: low / air,
@@ -378,6 +378,7 @@ mod tests {
             vec![-1e308, 1e308],
             vec![f64::NAN],
             vec![1e-300, 1e300],
+            vec![1e306, 1.7e308],
             vec![f64::MAX],
         ] {
             for scale in [

@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use super::costs::{BILLION, Costs, at_tokens};
+use super::costs::{BILLION, Costs, Dense, Experts, at_tokens};
 use super::published::{self, Published};
 use offshoot_family::quantity::{grouped, proportion};
 
@@ -333,153 +333,169 @@ fn learns(candidate: &Candidate) -> bool {
     candidate.tokens_a_parameter() >= TOKENS_A_PARAMETER
 }
 
+/// What a method takes by a table of costs, whatever the budgets.
+#[derive(Clone, Copy)]
+struct Terms {
+    /// Parameters in pretraining.
+    trained: u64,
+    /// The plain network that is tuned and used.
+    used: Dense,
+    /// Hours of pretraining for a billion tokens.
+    rate: f64,
+    /// Hours of clustering for as many.
+    clustering: f64,
+    /// Hours here for one of the paper's, at as many tokens a parameter.
+    scale: f64,
+    /// The paper's most hours of pretraining.
+    limit: f64,
+    /// Hours of the paper's tuning on a domain.
+    tuning: f64,
+    /// Hours of tuning for one pass over its tokens.
+    pass: f64,
+}
+
+impl Terms {
+    fn of(method: Method, costs: &Costs, tokens: f64) -> Self {
+        let (paper, tuning) = (Costs::paper(), costs.tuning());
+        let (small, large) = (costs.small, costs.large);
+        let larger = small.parameters as f64 / paper.small.parameters as f64;
+        let plain = Self {
+            trained: small.parameters,
+            used: small,
+            rate: small.training,
+            clustering: 0.0,
+            scale: larger * small.training / paper.small.training,
+            limit: SLM_LIMIT,
+            tuning: at_tokens(tuning.small, tokens),
+            pass: small.training * tokens / BILLION,
+        };
+        let of_experts = |experts: Experts, papers: Experts| Self {
+            trained: experts.parameters,
+            used: small,
+            rate: experts.training,
+            clustering: costs.clustering,
+            scale: larger * experts.training / papers.training,
+            limit: LIMIT,
+            tuning: plain.tuning,
+            pass: plain.pass,
+        };
+        let large_scale =
+            large.training / paper.large.training * (large.parameters as f64 / paper.large.parameters as f64);
+        match method {
+            Method::Slm => plain,
+            Method::SlmIs => Self {
+                clustering: costs.clustering,
+                limit: SLM_IS_LIMIT,
+                ..plain
+            },
+            Method::SlmMix => of_experts(costs.mixture, paper.mixture),
+            Method::SlmPn => of_experts(costs.projected, paper.projected),
+            // Table 3 has teacher and student together; the student's are those of the small model.
+            Method::SlmD => Self {
+                trained: small.parameters.saturating_add(large.parameters),
+                scale: (plain.scale * SLM_LIMIT + large_scale * (SLM_D_LIMIT - SLM_LIMIT)) / SLM_D_LIMIT,
+                limit: SLM_D_LIMIT,
+                tuning: at_tokens(tuning.distilled, tokens),
+                pass: (large.training + large.inference + small.training) * tokens / BILLION,
+                ..plain
+            },
+            Method::Llm => Self {
+                trained: large.parameters,
+                used: large,
+                rate: large.training,
+                clustering: 0.0,
+                scale: large_scale,
+                limit: LIMIT,
+                tuning: at_tokens(tuning.large, tokens),
+                pass: large.training * tokens / BILLION,
+            },
+        }
+    }
+}
+
 /// What a method would be, cost and promise within the budgets.
 fn candidate(method: Method, budgets: &Budgets, costs: &Costs) -> Candidate {
-    let paper = Costs::paper();
-    let (small, large) = (costs.small, costs.large);
     let tokens = budgets.tokens as f64;
-    let tuning = costs.tuning();
-    // Hours here for one of the paper's, at as many tokens a parameter.
-    let scale =
-        |rate: f64, papers: f64, size: u64, papers_size: u64| rate / papers * (size as f64 / papers_size as f64);
-    let of_small = |rate: f64, papers: f64| scale(rate, papers, small.parameters, paper.small.parameters);
-    let slm_scale = of_small(small.training, paper.small.training);
-    let llm_scale = scale(
-        large.training,
-        paper.large.training,
-        large.parameters,
-        paper.large.parameters,
-    );
-    let (used, inference) = match method {
-        Method::Llm => (large.parameters, large.inference),
-        _ => (small.parameters, small.inference),
-    };
-    let (trained, rate, scale, limit, tuned) = match method {
-        Method::Slm | Method::SlmIs => (small.parameters, small.training, slm_scale, SLM_LIMIT, tuning.small),
-        Method::SlmMix => {
-            let scale = of_small(costs.mixture.training, paper.mixture.training);
-            (
-                costs.mixture.parameters,
-                costs.mixture.training,
-                scale,
-                LIMIT,
-                tuning.small,
-            )
-        }
-        Method::SlmPn => {
-            let scale = of_small(costs.projected.training, paper.projected.training);
-            (
-                costs.projected.parameters,
-                costs.projected.training,
-                scale,
-                LIMIT,
-                tuning.small,
-            )
-        }
-        // Table 3 has teacher and student together; the student's are those of the small model.
-        Method::SlmD => {
-            let scale = (slm_scale * SLM_LIMIT + llm_scale * (SLM_D_LIMIT - SLM_LIMIT)) / SLM_D_LIMIT;
-            (
-                small.parameters + large.parameters,
-                small.training,
-                scale,
-                SLM_D_LIMIT,
-                tuning.distilled,
-            )
-        }
-        Method::Llm => (large.parameters, large.training, llm_scale, LIMIT, tuning.large),
-    };
+    let terms = Terms::of(method, costs, tokens);
+    let (rate, clustering, most) = (terms.rate, terms.clustering, terms.limit * terms.scale);
+    let given = budgets.pretraining_hours;
     // The paper's tuning, or as much of it as the hours allow; of importance sampling at most half of them.
-    let full = at_tokens(tuned, tokens);
     let room = match method {
         Method::SlmIs => budgets.specialization_hours / 2.0,
         _ => budgets.specialization_hours,
     };
-    let tuned = full.min(room);
-    let pass = tokens / BILLION
-        * match method {
-            Method::Llm => large.training,
-            Method::SlmD => large.training + large.inference + small.training,
-            _ => small.training,
-        };
-    let clustered = if matches!(method, Method::SlmIs | Method::SlmMix | Method::SlmPn) {
-        costs.clustering
-    } else {
-        0.0
-    };
-    let given = budgets.pretraining_hours;
+    let tuned = terms.tuning.min(room);
     let mut hours = Hours {
         specialization: tuned,
         ..Hours::default()
     };
-    // Billions of tokens that are trained on; clustering embeds as many.
-    let billions;
     let mut misfit = None;
-    match method {
+    // Hours in which the model that is used, or the experts it is of, are pretrained; clustering embeds as many tokens.
+    let training = match method {
         Method::SlmIs => {
-            let most = (SLM_IS_LIMIT * scale - tuned).max(SLM_IS_LIMIT * scale / 2.0);
-            let room = (budgets.specialization_hours - tuned).max(0.0);
-            let training = (room * rate / (rate + clustered)).min(most);
-            billions = training / rate;
+            let most = (most - tuned).max(most / 2.0);
+            let training = ((budgets.specialization_hours - tuned) * rate / (rate + clustering)).clamp(0.0, most);
             hours.specialization = tuned + training;
-            hours.clustering = billions * clustered;
+            training
         }
         Method::SlmD => {
-            hours.pretraining = given.min(SLM_D_LIMIT * scale);
-            let student = hours.pretraining * SLM_LIMIT * slm_scale / (SLM_D_LIMIT * scale);
-            billions = student / rate;
+            hours.pretraining = given.min(most);
+            let alone = Terms::of(Method::Slm, costs, tokens);
+            let teacher_scale = Terms::of(Method::Llm, costs, tokens).scale;
+            let student = hours.pretraining * alone.limit * alone.scale / most;
             let teacher = hours.pretraining - student;
-            if given > 0.0 && teacher < TEACHER_FROM * llm_scale {
+            if teacher < TEACHER_FROM * teacher_scale {
                 misfit = Some(format!(
                     "its teacher alone needs {} hours of pretraining to be of use (figure 5), and {} of {} are left for it beside its student",
-                    told(TEACHER_FROM * llm_scale),
+                    told(TEACHER_FROM * teacher_scale),
                     told(teacher),
                     told(given)
                 ));
             }
+            student
         }
         _ => {
-            hours.pretraining = (given * rate / (rate + clustered)).min(limit * scale);
-            billions = hours.pretraining / rate;
-            hours.clustering = billions * clustered;
+            hours.pretraining = (given * rate / (rate + clustering)).min(most);
+            hours.pretraining
         }
-    }
-    let equivalent = match method {
-        Method::SlmIs => hours.specialization / scale,
-        _ => hours.pretraining / scale,
     };
-    if used > budgets.inference {
+    let billions = training / rate;
+    hours.clustering = billions * clustering;
+    if terms.used.parameters > budgets.inference {
         misfit = Some(format!(
             "{} parameters to use, more than {}",
-            count(used),
+            count(terms.used.parameters),
             count(budgets.inference)
         ));
     } else if method.shares() && given == 0.0 {
         misfit = Some("it needs pretraining before the domains are known, and there are no hours for it".into());
-    } else if tuned < pass {
+    } else if tuned < terms.pass {
         misfit = Some(format!(
             "one pass of tuning over {} tokens takes {} hours, and {} of a domain are given{}",
             count(budgets.tokens),
-            told(pass),
+            told(terms.pass),
             told(budgets.specialization_hours),
-            if method == Method::SlmIs {
-                ", half of them for pretraining"
-            } else {
-                ""
+            match method {
+                Method::SlmIs => ", half of them for pretraining",
+                _ => "",
             }
         ));
     }
+    let equivalent = match method {
+        Method::SlmIs => hours.specialization,
+        _ => hours.pretraining,
+    } / terms.scale;
     Candidate {
         method,
-        trained,
-        used,
+        trained: terms.trained,
+        used: terms.used.parameters,
         hours,
-        inference,
+        inference: terms.used.inference,
         pretraining_tokens: billions * BILLION,
         perplexity: published::perplexity(method, equivalent, tokens),
         misfit,
         equivalent,
-        tuned: tuned / full,
+        tuned: tuned / terms.tuning,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Done, Workbench, names};
 
 /// Every command.
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "demo",
     "data",
     "pretrain",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 18] = [
     "eval agreement",
     "eval latency",
     "pick",
+    "plan",
     "export",
     "report",
     "bench",
