@@ -155,8 +155,11 @@ impl Watch for Shown {
     }
 }
 
-/// The largest share and the entropy of each level's histogram, of one domain or of all.
-fn statistics(facts: &Facts, histogram: &[u64]) -> Vec<Option<(f64, f64)>> {
+/// The largest share and the entropy in nats of a histogram; none without windows.
+type Statistics = Option<(f64, f64)>;
+
+/// Those of each level's histogram, of one domain or of all.
+fn statistics(facts: &Facts, histogram: &[u64]) -> Vec<Statistics> {
     let level = |level: usize| {
         let shares = histogram::shares(&facts.at_level(histogram, level), "the domain").ok()?;
         Some((histogram::largest(&shares), histogram::entropy(&shares)))
@@ -169,12 +172,12 @@ fn tell(args: &Cluster, facts: &Facts) -> Result<(), Failure> {
     let all = ("all".to_owned(), facts.windows.count, facts.histogram(None));
     let domains = facts.domains.iter();
     let each = domains.map(|domain| (domain.name.clone(), domain.windows, domain.histogram.clone()));
-    let rows: Vec<(String, u64, Vec<Option<(f64, f64)>>)> = each
+    let rows: Vec<(String, u64, Vec<Statistics>)> = each
         .chain((facts.domains.len() > 1).then_some(all))
         .map(|(name, windows, histogram)| (name, windows, statistics(facts, &histogram)))
         .collect();
     if args.json {
-        let levels = |of: &[Option<(f64, f64)>]| -> Vec<Value> {
+        let levels = |of: &[Statistics]| -> Vec<Value> {
             let of = facts.levels.iter().zip(of);
             of.map(|(level, numbers)| {
                 let [largest, entropy] = [numbers.map(|n| n.0), numbers.map(|n| n.1)];

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Done, Workbench, names};
 
 /// Every command.
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 20] = [
     "demo",
     "data",
     "pretrain",
