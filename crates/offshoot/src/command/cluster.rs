@@ -104,6 +104,8 @@ fn assigned(
     machine: &Machine,
 ) -> Result<Outcome, Failure> {
     let facts = clusters.facts();
+    // Centroids that are not there are a better answer than the encoder that is missing with them.
+    clusters.tree()?;
     let windows = Windows::new(corpus, part, WindowOptions::from(&facts.windows))?;
     let encoder = match (&args.encoder, facts.encoder.path.as_ref()) {
         (Some(path), _) => Encoder::open(path, &machine.device)?,
