@@ -9,7 +9,6 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-
 pub use self::cluster::{BenchCluster, Cluster, CorpusPart};
 pub use self::plan::Plan;
 

@@ -104,6 +104,8 @@ fn assigned(
     machine: &Machine,
 ) -> Result<Outcome, Failure> {
     let facts = clusters.facts();
+    // Centroids that are not there are a better answer than the encoder that is missing with them.
+    clusters.tree()?;
     let windows = Windows::new(corpus, part, WindowOptions::from(&facts.windows))?;
     let encoder = match (&args.encoder, facts.encoder.path.as_ref()) {
         (Some(path), _) => Encoder::open(path, &machine.device)?,
@@ -155,8 +157,11 @@ impl Watch for Shown {
     }
 }
 
-/// The largest share and the entropy of each level's histogram, of one domain or of all.
-fn statistics(facts: &Facts, histogram: &[u64]) -> Vec<Option<(f64, f64)>> {
+/// The largest share and the entropy in nats of a histogram; none without windows.
+type Statistics = Option<(f64, f64)>;
+
+/// Those of each level's histogram, of one domain or of all.
+fn statistics(facts: &Facts, histogram: &[u64]) -> Vec<Statistics> {
     let level = |level: usize| {
         let shares = histogram::shares(&facts.at_level(histogram, level), "the domain").ok()?;
         Some((histogram::largest(&shares), histogram::entropy(&shares)))
@@ -164,17 +169,20 @@ fn statistics(facts: &Facts, histogram: &[u64]) -> Vec<Option<(f64, f64)>> {
     (0..facts.levels.len()).map(level).collect()
 }
 
+/// Share of the largest cluster and entropy in nats at each level, where there is any window.
+type Levels = Vec<Option<(f64, f64)>>;
+
 /// Prints the table of the paper's section 3: the share of the largest cluster and the entropy in nats, for each level.
 fn tell(args: &Cluster, facts: &Facts) -> Result<(), Failure> {
     let all = ("all".to_owned(), facts.windows.count, facts.histogram(None));
     let domains = facts.domains.iter();
     let each = domains.map(|domain| (domain.name.clone(), domain.windows, domain.histogram.clone()));
-    let rows: Vec<(String, u64, Vec<Option<(f64, f64)>>)> = each
+    let rows: Vec<(String, u64, Vec<Statistics>)> = each
         .chain((facts.domains.len() > 1).then_some(all))
         .map(|(name, windows, histogram)| (name, windows, statistics(facts, &histogram)))
         .collect();
     if args.json {
-        let levels = |of: &[Option<(f64, f64)>]| -> Vec<Value> {
+        let levels = |of: &[Statistics]| -> Vec<Value> {
             let of = facts.levels.iter().zip(of);
             of.map(|(level, numbers)| {
                 let [largest, entropy] = [numbers.map(|n| n.0), numbers.map(|n| n.1)];

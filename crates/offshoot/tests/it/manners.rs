@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Done, Workbench, names};
 
 /// Every command.
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 21] = [
     "demo",
     "data",
     "pretrain",

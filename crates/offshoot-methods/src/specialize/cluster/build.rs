@@ -24,10 +24,8 @@ use super::members::Members;
 use super::tfidf::{TfIdf, TfIdfSettings};
 use super::tree::{Level, MAX_CLUSTERS, Tree};
 
-/// Windows that are embedded together.
-const BLOCK: u64 = 256;
-/// Blocks after which vectors are made safe on disk.
-const SAVE_EVERY: u64 = 4;
+/// Windows that are embedded together, and made safe on disk: what a crash loses.
+const BLOCK: u64 = 128;
 /// Windows that are assigned together.
 const ASSIGN: u64 = 8192;
 /// Nodes of a level that are split before progress is told.
@@ -195,7 +193,7 @@ pub fn build(folder: &ClusterFolder, request: &Request<'_>, watch: &mut dyn Watc
         "balance": request.balance,
         "seed": request.seed,
     });
-    if let Some(done) = begin(folder, &asked)? {
+    if let Some(done) = begin(folder, &asked, request.keep_embeddings)? {
         return Ok(done);
     }
     let terms;
@@ -283,7 +281,7 @@ pub fn assign(
         "windows": WindowFacts::of(windows),
         "clustering": own.clustering,
     });
-    if let Some(done) = begin(folder, &asked)? {
+    if let Some(done) = begin(folder, &asked, keep_embeddings)? {
         return Ok(done);
     }
     let Some(vectors) = embed(folder, windows, encoder, watch)? else {
@@ -315,11 +313,16 @@ fn corpus_facts(windows: &Windows) -> CorpusFacts {
 }
 
 /// Notes what is asked for, or compares it with what the folder was begun with. What is done already is given back.
-fn begin(folder: &ClusterFolder, asked: &serde_json::Value) -> Result<Option<Outcome>, ClusterError> {
+fn begin(
+    folder: &ClusterFolder,
+    asked: &serde_json::Value,
+    keep_embeddings: bool,
+) -> Result<Option<Outcome>, ClusterError> {
     let path = folder.file(REQUEST);
     if folder.file(FACTS).is_file() {
-        // Finished, and perhaps killed while it was tidied up: what it was asked is gone with that.
+        // Finished, and perhaps killed while it was tidied up: what was asked is gone once that is done.
         let clusters = Clusters::open(folder.path())?;
+        tidy(folder, keep_embeddings)?;
         return Ok(Some(Outcome::Done(Box::new(clusters.facts().clone()))));
     }
     if !path.is_file() {
@@ -447,15 +450,8 @@ fn embed(
     file.set_len(progress.windows * row_bytes).map_err(&io)?;
     std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(&io)?;
     watch.at(Phase::Embed, progress.windows, windows.len());
-    let mut blocks = 0;
     while progress.windows < windows.len() {
-        let stopped = watch.is_stopped();
-        if stopped || blocks == SAVE_EVERY {
-            blocks = 0;
-            progress.hash = hasher.finalize().to_hex().to_string();
-            save(folder, &file, &progress)?;
-        }
-        if stopped {
+        if watch.is_stopped() {
             return Ok(None);
         }
         let numbers: Vec<u64> = (progress.windows..windows.len().min(progress.windows + BLOCK)).collect();
@@ -474,11 +470,10 @@ fn embed(
         progress.windows += numbers.len() as u64;
         progress.tokens += embedded.tokens;
         progress.macs += embedded.macs;
-        blocks += 1;
+        progress.hash = hasher.finalize().to_hex().to_string();
+        save(folder, &file, &progress)?;
         watch.at(Phase::Embed, progress.windows, windows.len());
     }
-    progress.hash = hasher.finalize().to_hex().to_string();
-    save(folder, &file, &progress)?;
     drop(file);
     Ok(Some(Embeddings {
         file: FileBuffer::open(&path).map_err(&io)?,
@@ -674,10 +669,15 @@ fn finish(
     let path = folder.file(FACTS);
     let text = serde_json::to_string(&facts).map_err(|e| ClusterError::damaged(&path, e.to_string()))?;
     write_atomic(&path, |out| writeln!(out, "{text}")).map_err(ClusterError::io(&path))?;
-    folder.clear(REQUEST)?;
-    folder.clear(PROGRESS)?;
+    tidy(folder, keep_embeddings)?;
+    Ok(Outcome::Done(Box::new(facts)))
+}
+
+/// Takes away what was only needed on the way; last what was asked.
+fn tidy(folder: &ClusterFolder, keep_embeddings: bool) -> Result<(), ClusterError> {
     if !keep_embeddings {
         folder.clear(EMBEDDINGS)?;
     }
-    Ok(Outcome::Done(Box::new(facts)))
+    folder.clear(PROGRESS)?;
+    folder.clear(REQUEST)
 }

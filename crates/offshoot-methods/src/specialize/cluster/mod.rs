@@ -2,7 +2,7 @@
 //!
 //! An [`Encoder`] makes a vector of length 1 of the text of each window. Balanced k-means (arXiv 2402.01093 v2, section 3.1; its later
 //! recipe: Hierarchical memories, arXiv 2510.02375, appendix C) makes a [`Tree`] of centroids of a sample of them, level by level, and
-//! every window belongs to the leaf that greedy descent finds. [`build`] does all of this over a corpus of any size and can be
+//! every window belongs to the leaf that greedy descent finds. [`build()`] does all of this over a corpus of any size and can be
 //! stopped anywhere; [`Clusters`] opens what it wrote.
 
 mod build;
