@@ -169,9 +169,6 @@ fn statistics(facts: &Facts, histogram: &[u64]) -> Vec<Statistics> {
     (0..facts.levels.len()).map(level).collect()
 }
 
-/// Share of the largest cluster and entropy in nats at each level, where there is any window.
-type Levels = Vec<Option<(f64, f64)>>;
-
 /// Prints the table of the paper's section 3: the share of the largest cluster and the entropy in nats, for each level.
 fn tell(args: &Cluster, facts: &Facts) -> Result<(), Failure> {
     let all = ("all".to_owned(), facts.windows.count, facts.histogram(None));
