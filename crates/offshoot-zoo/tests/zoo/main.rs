@@ -11,6 +11,7 @@ mod hostile;
 mod import;
 mod onnx;
 mod positions;
+mod projected;
 mod reference;
 mod residual;
 mod view;
