@@ -663,6 +663,9 @@ pub struct BenchLm {
     /// Kind of the decoder; a Llama has half as many heads of keys and values as of queries.
     #[arg(long, value_enum, default_value_t = LmArch::Gpt2)]
     pub arch: LmArch,
+    /// Experts of a projected network (SLM-pn) with as many codes and slices; 0 for a plain decoder.
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=1024))]
+    pub experts: usize,
     /// Run blocks again for the gradient.
     #[arg(long)]
     pub recompute: bool,

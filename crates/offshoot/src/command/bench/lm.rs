@@ -1,13 +1,14 @@
 //! `offshoot bench lm`: whole training steps of a decoder on made-up tokens.
 
 use offshoot_data::Rng;
-use offshoot_family::{Decoder, DecoderKind, RopeScaling};
+use offshoot_family::{Decoder, DecoderKind, Projected, RopeScaling};
 use offshoot_methods::language::recipe::LanguageRecipe;
-use offshoot_methods::language::step::{Distillation, Objective};
+use offshoot_methods::language::step::{Distillation, ExpertObjective, Objective, Outcome};
 use offshoot_methods::train::optimizer::{self, AdamW, Rate};
 use offshoot_zoo::decoder::Tokens;
+use offshoot_zoo::materialize::{Plan, compile};
 use offshoot_zoo::tensor::Device;
-use offshoot_zoo::{DecoderNetwork, Network, Weights, spec};
+use offshoot_zoo::{CheckpointError, DecoderNetwork, Network, ProjectedNetwork, Weights, spec};
 use serde_json::json;
 
 use super::{Timed, at_least_one, fits, rounded};
@@ -57,6 +58,8 @@ fn problem(case: LmCase, arch: LmArch) -> (&'static str, usize, Decoder) {
 /// Training steps of a fresh decoder on made-up windows of its whole context.
 pub struct Steps {
     network: DecoderNetwork,
+    /// How each expert is mixed, where all feed-forward matrices are projected; windows go to them in turn.
+    experts: Vec<Plan>,
     weights: Weights,
     adam: AdamW,
     windows: Vec<Vec<u32>>,
@@ -77,8 +80,30 @@ impl Steps {
             windows: (0..batch).map(|_| window()).collect(),
             recompute,
             device: device.clone(),
+            experts: Vec::new(),
             network,
         }
+    }
+
+    /// The same steps of a projected network of so many experts, each of the network's numbers, with as many codes and slices.
+    fn projected(mut self, experts: usize) -> Result<Self, Failure> {
+        let projected = Projected {
+            decoder: self.network.decoder().clone(),
+            experts,
+            codes: 0,
+            slices: 0,
+            blocks: Vec::new(),
+        };
+        let network = ProjectedNetwork::new(projected.filled());
+        let specs = network.specs();
+        let own = network.decoder().specs();
+        for expert in 0..experts {
+            let view = network.expert(expert, "").map_err(CheckpointError::from)?;
+            let plan = compile(&specs, Some(&own), &view).map_err(CheckpointError::from)?;
+            self.experts.push(plan);
+        }
+        self.weights = offshoot_zoo::initialise(&specs, 0, &self.device);
+        Ok(self)
     }
 
     /// The GPT-2 of `cpu-s`, with so many windows a step.
@@ -100,6 +125,29 @@ impl Steps {
 
     /// One step: loss, backward, clipping and optimizer. The loss, in nats.
     pub fn step(&mut self) -> Result<f64, Failure> {
+        let outcome = self.outcome();
+        let [norm] = optimizer::norms(&outcome.gradients, |_| 0);
+        let gradient_scale = optimizer::clip(norm, CLIP);
+        self.adam.update(&mut self.weights, outcome.gradients, |_| Rate {
+            gradient_scale,
+            ..RATE
+        });
+        self.sync()?;
+        Ok(outcome.loss)
+    }
+
+    fn outcome(&self) -> Outcome {
+        let batch = self.windows.len();
+        let count = batch * (self.network.decoder().context - 1);
+        if !self.experts.is_empty() {
+            let objective = ExpertObjective {
+                network: &self.network,
+                experts: &self.experts,
+                recompute: self.recompute,
+            };
+            let of_windows: Vec<usize> = (0..batch).map(|window| window % self.experts.len()).collect();
+            return objective.step(&self.weights, &self.windows, &of_windows, batch, count);
+        }
         let objective = Objective {
             network: &self.network,
             children: &[],
@@ -109,17 +157,7 @@ impl Steps {
             },
             recompute: self.recompute,
         };
-        let batch = self.windows.len();
-        let count = batch * (self.network.decoder().context - 1);
-        let outcome = objective.step(&self.weights, &self.windows, batch, count);
-        let [norm] = optimizer::norms(&outcome.gradients, |_| 0);
-        let gradient_scale = optimizer::clip(norm, CLIP);
-        self.adam.update(&mut self.weights, outcome.gradients, |_| Rate {
-            gradient_scale,
-            ..RATE
-        });
-        self.sync()?;
-        Ok(outcome.loss)
+        objective.step(&self.weights, &self.windows, batch, count)
     }
 
     /// One forward pass over all windows.
@@ -151,12 +189,16 @@ pub fn run(args: &BenchLm) -> Result<(), Failure> {
         )?;
     }
     let mut steps = Steps::new(network, batch, args.recompute, &machine.device);
+    if args.experts > 0 {
+        steps = steps.projected(args.experts)?;
+    }
     let flops = 3.0 * steps.forward_flops();
     let timed = Timed::new(&machine, args.warmup, args.steps, || steps.step())?;
     let (seconds, floor) = (timed.seconds, timed.floor);
     let line = json!({
         "case": name,
         "arch": args.arch.name(),
+        "experts": args.experts,
         "version": env!("CARGO_PKG_VERSION"),
         "device": machine.name,
         "threads": machine.threads,
