@@ -40,8 +40,23 @@ fn scores(metadata: &Metadata) -> Vec<f32> {
     metadata.numbers("tokenizer.ggml.scores").unwrap().unwrap()
 }
 
+/// Fails unless a tokenizer cuts, frames and joins text as the original does, and has its tokens.
+#[track_caller]
+pub(super) fn comes_back(back: &Value, original: &Value) {
+    for part in [
+        "added_tokens",
+        "normalizer",
+        "pre_tokenizer",
+        "post_processor",
+        "decoder",
+    ] {
+        assert_eq!(back[part], original[part], "{part}");
+    }
+    assert_eq!(vocabulary(back), vocabulary(original));
+}
+
 /// The vocabulary without tokens that are found before the model is asked.
-pub(super) fn vocabulary(tokenizer: &Value) -> Vec<(String, f64)> {
+fn vocabulary(tokenizer: &Value) -> Vec<(String, f64)> {
     let added: Vec<_> = tokenizer["added_tokens"]
         .as_array()
         .unwrap()
@@ -99,17 +114,8 @@ fn a_byte_level_tokenizer_comes_back_from_a_file() {
         (special.bos, special.eos, special.add_bos),
         (Some(0), Some(0), Some(false))
     );
-    for part in [
-        "added_tokens",
-        "normalizer",
-        "pre_tokenizer",
-        "post_processor",
-        "decoder",
-    ] {
-        assert_eq!(back[part], original[part], "{part}");
-    }
+    comes_back(&back, &original);
     assert_eq!(back["model"]["merges"], original["model"]["merges"]);
-    assert_eq!(vocabulary(&back), vocabulary(&original));
 }
 
 #[test]
@@ -172,17 +178,8 @@ fn a_unigram_tokenizer_comes_back_with_its_scores() {
     let (back, special, notes) = tokenizer_json(&metadata).unwrap();
     assert_eq!(notes, []);
     assert_eq!((special.bos, special.eos, special.unknown), (None, Some(2), Some(0)));
-    for part in [
-        "added_tokens",
-        "normalizer",
-        "pre_tokenizer",
-        "post_processor",
-        "decoder",
-    ] {
-        assert_eq!(back[part], original[part], "{part}");
-    }
+    comes_back(&back, &original);
     assert_eq!(back["model"]["unk_id"], original["model"]["unk_id"]);
-    assert_eq!(vocabulary(&back), vocabulary(&original));
 }
 
 #[test]
